@@ -1,0 +1,221 @@
+// Package api answers over HTTP: it lists all routes of the server, speaks the JSON API and
+// serves health and metrics. The other protocols are doors of their own, in the packages below
+// this one.
+//
+// Answers are JSON with snake_case names and RFC 3339 times in UTC; lists are {"items": [...]};
+// errors are application/problem+json (RFC 9457). Every handler asks for the caller's right
+// first, so that what does not exist and what may not be seen get the same answer.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/herdbook/herdbook/api/internal/auth"
+	"github.com/herdbook/herdbook/api/internal/door"
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/lifecycle"
+)
+
+// Index answers queries.
+type Index interface {
+	modelQueries
+	versionQueries
+	environmentQueries
+	eventQueries
+	auth.Tokens
+}
+
+type modelQueries interface {
+	ModelByName(ctx context.Context, name registry.ModelName) (registry.Model, error)
+	Models(ctx context.Context, id access.Identity, at registry.Page) ([]registry.Model, string, error)
+	Refs(ctx context.Context, modelID string) (map[string]registry.AnnouncedRef, error)
+	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
+}
+
+type versionQueries interface {
+	Version(ctx context.Context, modelID string, tag registry.Tag) (registry.VersionRecord, error)
+	Versions(ctx context.Context, modelID string) ([]registry.VersionRecord, error)
+	VersionsAt(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.VersionRecord, error)
+	Evaluations(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.Evaluation, error)
+	EvaluationsPage(ctx context.Context, modelID string, commit registry.ObjectID, at registry.Page) ([]registry.Evaluation, string, error)
+}
+
+type environmentQueries interface {
+	Policy(ctx context.Context, modelID string) (registry.PolicyState, error)
+	Environment(ctx context.Context, modelID string, env registry.EnvironmentName) (registry.EnvironmentState, error)
+	Environments(ctx context.Context, modelID string) ([]registry.EnvironmentState, error)
+	History(ctx context.Context, modelID string, env registry.EnvironmentName, at registry.Page) ([]registry.EnvironmentChange, string, error)
+}
+
+type eventQueries interface {
+	Events(ctx context.Context, id access.Identity, after uint64, limit int) ([]registry.Event, error)
+	Deliveries(ctx context.Context, id access.Identity, at registry.Page) ([]registry.Delivery, string, error)
+	Delivery(ctx context.Context, sink, eventID string) (registry.Delivery, error)
+}
+
+// Commits tells whether a repository has a commit.
+type Commits interface {
+	HasCommit(ctx context.Context, name registry.ModelName, id registry.ObjectID) (bool, error)
+}
+
+// Redeliverer sends an event to a sink once more.
+type Redeliverer interface {
+	Redeliver(ctx context.Context, actor, sink, eventID string) error
+}
+
+// Door is another protocol: it adds its routes.
+type Door interface{ Register(e *echo.Echo) }
+
+// Pages are the web pages: routes, and errors as people read them.
+type Pages interface {
+	Door
+	Error(c echo.Context, status int, title, detail string) error
+}
+
+// Config is what a Server works with.
+type Config struct {
+	Index     Index
+	Lifecycle *lifecycle.Service
+	Commits   Commits
+	Sinks     Redeliverer
+	Doors     []Door
+	Pages     Pages // may be nil: then errors are always JSON
+	Log       *slog.Logger
+	Metrics   *prometheus.Registry
+	Ready     func(context.Context) error // why the server is not ready, or nil
+
+	PublicURL     *url.URL // where clients reach the server
+	AnonymousRead bool
+	NoAuth        bool
+	Version       string
+}
+
+// Server answers requests.
+type Server struct {
+	Config
+	echo    *echo.Echo
+	auth    *auth.Authenticator
+	metrics requestMetrics
+}
+
+// New assembles a Server.
+func New(c Config) *Server {
+	s := &Server{Config: c, echo: echo.New(), metrics: newRequestMetrics(c.Metrics)}
+	s.auth = &auth.Authenticator{Tokens: c.Index, AnonymousRead: c.AnonymousRead, NoAuth: c.NoAuth}
+	s.echo.HideBanner, s.echo.HidePort = true, true
+	s.echo.HTTPErrorHandler = s.fail
+	s.routes()
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
+
+// routes lists every address of the server, but those inside the other doors.
+func (s *Server) routes() {
+	e := s.echo
+	e.Use(s.requestID, s.observe, s.recover, s.identify)
+
+	e.GET("/healthz", s.health)
+	e.GET("/readyz", s.ready)
+	e.GET("/metrics", s.exposeMetrics)
+
+	v1 := e.Group("/api/v1")
+	v1.GET("/whoami", s.whoami)
+	v1.GET("/models", s.listModels)
+	v1.POST("/models", s.createModel)
+	v1.GET("/events", s.listEvents)
+	v1.GET("/deliveries", s.listDeliveries)
+	v1.POST("/deliveries/:sink/:event/redeliver", s.redeliver)
+
+	m := v1.Group("/models/:ns/:name")
+	m.GET("", s.getModel)
+	m.PATCH("", s.changeModel)
+	m.DELETE("", s.deleteModel)
+	m.GET("/versions", s.listVersions)
+	m.GET("/versions/:tag", s.getVersion)
+	m.GET("/evaluations/:rev", s.listEvaluations)
+	m.POST("/evaluations/:rev", s.recordEvaluation)
+	m.GET("/gates/:rev", s.getGates)
+	m.GET("/environments", s.listEnvironments)
+	m.GET("/environments/:env", s.getEnvironment)
+	m.GET("/environments/:env/history", s.listHistory)
+	m.POST("/environments/:env/promotions", s.promote)
+	m.POST("/environments/:env/approvals", s.approve)
+	m.POST("/environments/:env/rollback", s.rollBack)
+	m.GET("/lineage/:rev", s.getLineage)
+
+	for _, d := range s.Doors {
+		d.Register(e)
+	}
+	if s.Pages != nil {
+		s.Pages.Register(e)
+	}
+}
+
+// list is a page of anything.
+type list[T any] struct {
+	Items []T `json:"items"`
+}
+
+// answerList sends a page and says in a Link header where the next one is.
+// Source: RFC 8288, section 3.
+func answerList[T any](c echo.Context, items []T, next string) error {
+	if next != "" {
+		u := *c.Request().URL
+		q := u.Query()
+		q.Set("cursor", next)
+		u.RawQuery = q.Encode()
+		c.Response().Header().Set("Link", "<"+u.RequestURI()+`>; rel="next"`)
+	}
+	if items == nil {
+		items = []T{}
+	}
+	return c.JSON(http.StatusOK, list[T]{items})
+}
+
+// pageOf reads "limit" and "cursor".
+func pageOf(c echo.Context) (registry.Page, error) {
+	limit, err := intParam(c, "limit", registry.MaxPage)
+	return registry.Page{Cursor: c.QueryParam("cursor"), Limit: limit}, err
+}
+
+// host is the part of the public address that artifact references begin with.
+func (s *Server) host() string { return s.PublicURL.Host }
+
+// page is the address of a page of the web site.
+func (s *Server) page(parts ...string) string {
+	return s.PublicURL.JoinPath(parts...).String()
+}
+
+// model is the model of the path, when the caller may do action to it.
+func (s *Server) model(c echo.Context, action access.Action) (registry.Model, error) {
+	return door.Model(c, s.Index, action)
+}
+
+// commit finds the commit that the parameter "rev" names.
+func (s *Server) commit(c echo.Context, m registry.Model) (registry.ObjectID, error) {
+	text, err := door.Param(c, "rev")
+	if err != nil {
+		return "", err
+	}
+	rev, err := registry.ParseRev(text)
+	if err != nil {
+		return "", err
+	}
+	return Resolver{s.Index, s.Commits}.Commit(c.Request().Context(), m, rev)
+}
+
+// wantsPage reports whether a person with a browser asked, and not for a part of the API.
+func wantsPage(r *http.Request) bool {
+	return !strings.HasPrefix(r.URL.Path, "/api/") && !strings.HasPrefix(r.URL.Path, "/v2/") &&
+		r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/html")
+}

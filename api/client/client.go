@@ -1,0 +1,180 @@
+// Package client calls the JSON API of a Herdbook server, for the command line and for tests.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/herdbook/herdbook/api"
+	"github.com/herdbook/herdbook/registry"
+)
+
+// Client calls one server. URL is its public address; Token may be empty.
+type Client struct {
+	URL   string
+	Token string
+	HTTP  *http.Client // http.DefaultClient by default
+}
+
+// Error is an answer of the server that says no.
+type Error struct {
+	api.Problem
+}
+
+func (e *Error) Error() string {
+	text := e.Detail
+	if e.Field != "" {
+		text = e.Field + ": " + text
+	}
+	return text
+}
+
+// maxAnswerBytes bounds an answer.
+const maxAnswerBytes = 64 << 20
+
+// Do calls method on a path below /api/v1 with in as its JSON body, unless that is nil, and
+// reads the answer into out, unless that is nil.
+func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(data)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.URL, "/")+"/api/v1"+path, body)
+	if err != nil {
+		return fmt.Errorf("address of the server: %w", err)
+	}
+	r.Header.Set("Accept", "application/json")
+	if in != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if c.Token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.Token)
+	}
+	client := c.HTTP
+	if client == nil {
+		client = http.DefaultClient
+	}
+	answer, err := client.Do(r)
+	if err != nil {
+		return fmt.Errorf("reach the server: %w", err)
+	}
+	defer answer.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswerBytes))
+	if err != nil {
+		return fmt.Errorf("read the server's answer: %w", err)
+	}
+	if answer.StatusCode > 299 {
+		return failure(answer, data)
+	}
+	if out == nil || len(data) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return fmt.Errorf("read the server's answer: %w", err)
+	}
+	return nil
+}
+
+func failure(answer *http.Response, data []byte) error {
+	e := &Error{}
+	if json.Unmarshal(data, &e.Problem) != nil || e.Detail == "" {
+		return fmt.Errorf("the server answered %s, and not as a Herdbook server does", answer.Status)
+	}
+	return e
+}
+
+// Closed gives the verdict of a closed gate that an error carries.
+func Closed(err error) (registry.Verdict, bool) {
+	var e *Error
+	if errors.As(err, &e) && e.Verdict != nil {
+		return *e.Verdict, true
+	}
+	return registry.Verdict{}, false
+}
+
+// path of something below a model.
+func path(m registry.ModelName, parts ...string) string {
+	p := "/models/" + m.String()
+	for _, part := range parts {
+		p += "/" + url.PathEscape(part)
+	}
+	return p
+}
+
+// list is a page of a list.
+type list[T any] struct {
+	Items []T `json:"items"`
+}
+
+// Models lists the models that the caller may read, the first page of them.
+func (c *Client) Models(ctx context.Context) ([]api.Model, error) {
+	var l list[api.Model]
+	err := c.Do(ctx, http.MethodGet, "/models", nil, &l)
+	return l.Items, err
+}
+
+// Versions lists the versions of a model, the highest first.
+func (c *Client) Versions(ctx context.Context, m registry.ModelName) ([]api.Version, error) {
+	var l list[api.Version]
+	err := c.Do(ctx, http.MethodGet, path(m, "versions"), nil, &l)
+	return l.Items, err
+}
+
+// Evaluate records an evaluation, which is sent as it is.
+func (c *Client) Evaluate(ctx context.Context, m registry.ModelName, rev string, evaluation json.RawMessage) (api.Recorded, error) {
+	var r api.Recorded
+	err := c.Do(ctx, http.MethodPost, path(m, "evaluations", rev), evaluation, &r)
+	return r, err
+}
+
+// Gates are the verdicts of all environments on a version.
+func (c *Client) Gates(ctx context.Context, m registry.ModelName, rev string) ([]registry.Verdict, error) {
+	var l list[registry.Verdict]
+	err := c.Do(ctx, http.MethodGet, path(m, "gates", rev), nil, &l)
+	return l.Items, err
+}
+
+// Change is a promotion, a rollback or an approval.
+type Change struct {
+	Version string `json:"version,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+}
+
+// Promote puts a version into an environment.
+func (c *Client) Promote(ctx context.Context, m registry.ModelName, env string, change Change) (api.Environment, error) {
+	var e api.Environment
+	err := c.Do(ctx, http.MethodPost, path(m, "environments", env, "promotions"), change, &e)
+	return e, err
+}
+
+// RollBack puts an earlier version back into an environment.
+func (c *Client) RollBack(ctx context.Context, m registry.ModelName, env string, change Change) (api.Environment, error) {
+	var e api.Environment
+	err := c.Do(ctx, http.MethodPost, path(m, "environments", env, "rollback"), change, &e)
+	return e, err
+}
+
+// Approve approves of a version for an environment.
+func (c *Client) Approve(ctx context.Context, m registry.ModelName, env string, change Change) (registry.Approval, error) {
+	var a registry.Approval
+	err := c.Do(ctx, http.MethodPost, path(m, "environments", env, "approvals"), change, &a)
+	return a, err
+}
+
+// Environments are what runs where.
+func (c *Client) Environments(ctx context.Context, m registry.ModelName) ([]api.Environment, error) {
+	var l list[api.Environment]
+	err := c.Do(ctx, http.MethodGet, path(m, "environments"), nil, &l)
+	return l.Items, err
+}

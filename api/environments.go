@@ -1,0 +1,269 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/herdbook/herdbook/api/internal/door"
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+)
+
+// Environment is an environment as the API shows it: what the policy says of it and what is
+// there.
+type Environment struct {
+	Name    registry.EnvironmentName    `json:"name"`
+	Current *registry.EnvironmentChange `json:"current"` // null while nothing was ever promoted there
+	After   registry.EnvironmentName    `json:"after,omitzero"`
+	Promote registry.PromoteMode        `json:"promote,omitempty"` // empty when the policy has it no more
+	Barred  []registry.Tag              `json:"barred,omitempty"`
+}
+
+func showEnvironment(state registry.EnvironmentState, policy *registry.Policy) Environment {
+	shown := Environment{Name: state.Name, Current: state.Current, Barred: state.Barred}
+	if env, ok := policy.Environment(state.Name); ok {
+		shown.After, shown.Promote = env.After, env.Promote
+	}
+	return shown
+}
+
+func (s *Server) listEnvironments(c echo.Context) error {
+	m, err := s.model(c, access.Read)
+	if err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	policy, err := s.Index.Policy(ctx, m.ID)
+	if err != nil {
+		return err
+	}
+	states, err := s.Index.Environments(ctx, m.ID)
+	if err != nil {
+		return err
+	}
+	items := []Environment{}
+	if policy.Policy != nil {
+		for _, env := range policy.Policy.Environments {
+			state := registry.EnvironmentState{Name: env.Name}
+			if i := slices.IndexFunc(states, func(s registry.EnvironmentState) bool { return s.Name == env.Name }); i >= 0 {
+				state = states[i]
+				states = slices.Delete(states, i, i+1)
+			}
+			items = append(items, showEnvironment(state, policy.Policy))
+		}
+	}
+	for _, state := range states {
+		items = append(items, showEnvironment(state, policy.Policy))
+	}
+	return answerList(c, items, "")
+}
+
+// environment is the environment of the path, which the policy names or which once held a
+// version.
+func (s *Server) environment(c echo.Context, action access.Action) (registry.Model, Environment, error) {
+	m, err := s.model(c, action)
+	if err != nil {
+		return m, Environment{}, err
+	}
+	name, err := registry.ParseEnvironmentName(c.Param("env"))
+	if err != nil {
+		return m, Environment{}, err
+	}
+	ctx := c.Request().Context()
+	policy, err := s.Index.Policy(ctx, m.ID)
+	if err != nil {
+		return m, Environment{}, err
+	}
+	state, err := s.Index.Environment(ctx, m.ID, name)
+	if err != nil {
+		return m, Environment{}, err
+	}
+	if _, ok := policy.Policy.Environment(name); !ok && state.Current == nil {
+		return m, Environment{}, fmt.Errorf("environment %s: %w", name, registry.ErrNotFound)
+	}
+	return m, showEnvironment(state, policy.Policy), nil
+}
+
+func (s *Server) getEnvironment(c echo.Context) error {
+	_, env, err := s.environment(c, access.Read)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, env)
+}
+
+func (s *Server) listHistory(c echo.Context) error {
+	m, env, err := s.environment(c, access.Read)
+	if err != nil {
+		return err
+	}
+	at, err := pageOf(c)
+	if err != nil {
+		return err
+	}
+	items, next, err := s.Index.History(c.Request().Context(), m.ID, env.Name, at)
+	if err != nil {
+		return err
+	}
+	return answerList(c, items, next)
+}
+
+// change is what a promotion, an approval and a rollback say.
+type change struct {
+	Version string `json:"version"`
+	Reason  string `json:"reason"`
+}
+
+// readChange reads the environment of the path and the body. It asks only for the right: a
+// promotion to an environment that the policy does not have gets its own answer.
+func (s *Server) readChange(c echo.Context, action access.Action, needsVersion bool) (m registry.Model, env registry.EnvironmentName, tag registry.Tag, reason string, err error) {
+	if m, err = s.model(c, action); err != nil {
+		return m, env, tag, "", err
+	}
+	if env, err = registry.ParseEnvironmentName(c.Param("env")); err != nil {
+		return m, env, tag, "", err
+	}
+	var in change
+	if err = decode(c, maxBodyBytes, &in); err != nil {
+		return m, env, tag, "", err
+	}
+	if in.Version == "" && !needsVersion {
+		return m, env, tag, in.Reason, nil
+	}
+	tag, err = registry.ParseTag(in.Version)
+	return m, env, tag, in.Reason, err
+}
+
+func (s *Server) promote(c echo.Context) error {
+	m, env, tag, reason, err := s.readChange(c, access.Promote, true)
+	if err != nil {
+		return err
+	}
+	if _, err := s.Lifecycle.Promote(c.Request().Context(), door.Request(c), m, env, tag, reason); err != nil {
+		return err
+	}
+	return s.answerEnvironment(c)
+}
+
+func (s *Server) rollBack(c echo.Context) error {
+	m, env, tag, reason, err := s.readChange(c, access.Promote, false)
+	if err != nil {
+		return err
+	}
+	if _, err := s.Lifecycle.RollBack(c.Request().Context(), door.Request(c), m, env, tag, reason); err != nil {
+		return err
+	}
+	return s.answerEnvironment(c)
+}
+
+func (s *Server) answerEnvironment(c echo.Context) error {
+	_, shown, err := s.environment(c, access.Read)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusCreated, shown)
+}
+
+func (s *Server) approve(c echo.Context) error {
+	m, env, tag, reason, err := s.readChange(c, access.Approve, true)
+	if err != nil {
+		return err
+	}
+	approval, err := s.Lifecycle.Approve(c.Request().Context(), door.Request(c), m, env, tag, reason)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusCreated, approval)
+}
+
+func (s *Server) getLineage(c echo.Context) error {
+	m, err := s.model(c, access.Read)
+	if err != nil {
+		return err
+	}
+	v, err := s.versionAt(c, m)
+	if err != nil {
+		return err
+	}
+	walk := registry.Walk{Start: registry.VersionNodeID(m.ID, v.Version.Tag)}
+	if walk.Depth, err = intParam(c, "depth", registry.MaxLineageDepth); err != nil {
+		return err
+	}
+	switch d := registry.Direction(c.QueryParam("direction")); d {
+	case "":
+		walk.Direction = registry.Both
+	case registry.Ancestors, registry.Descendants, registry.Both:
+		walk.Direction = d
+	default:
+		return registry.Invalid("direction", "direction is ancestors, descendants or both")
+	}
+	if walk.Kinds, err = kindsParam(c.QueryParam("kinds")); err != nil {
+		return err
+	}
+	graph, err := s.Index.Lineage(c.Request().Context(), door.Identity(c), walk)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, graph)
+}
+
+func (s *Server) listEvents(c echo.Context) error {
+	if err := s.mayList(c); err != nil {
+		return err
+	}
+	limit, err := intParam(c, "limit", registry.MaxPage)
+	if err != nil {
+		return err
+	}
+	after := uint64(0)
+	if text := c.QueryParam("after"); text != "" {
+		if after, err = strconv.ParseUint(text, 10, 63); err != nil {
+			return registry.Invalid("after", "after is the seq of an event")
+		}
+	}
+	events, err := s.Index.Events(c.Request().Context(), door.Identity(c), after, limit)
+	if err != nil {
+		return err
+	}
+	if access.Authorize(door.Identity(c), access.ReadDeliveries, nil) != nil {
+		for i := range events {
+			events[i].Sinks = nil
+		}
+	}
+	return answerList(c, events, "")
+}
+
+func (s *Server) listDeliveries(c echo.Context) error {
+	if err := access.Authorize(door.Identity(c), access.ReadDeliveries, nil); err != nil {
+		return err
+	}
+	at, err := pageOf(c)
+	if err != nil {
+		return err
+	}
+	deliveries, next, err := s.Index.Deliveries(c.Request().Context(), door.Identity(c), at)
+	if err != nil {
+		return err
+	}
+	return answerList(c, deliveries, next)
+}
+
+func (s *Server) redeliver(c echo.Context) error {
+	id := door.Identity(c)
+	if err := access.Authorize(id, access.Redeliver, nil); err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	if err := s.Sinks.Redeliver(ctx, id.Name, c.Param("sink"), c.Param("event")); err != nil {
+		return err
+	}
+	delivery, err := s.Index.Delivery(ctx, c.Param("sink"), c.Param("event"))
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusAccepted, delivery)
+}

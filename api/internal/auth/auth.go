@@ -1,0 +1,100 @@
+// Package auth turns the credentials of an HTTP request into an identity.
+//
+// A token comes as a bearer token or as the password of HTTP Basic authentication with any
+// user name, which is what Git, Git LFS and OCI clients send. A request without credentials
+// is anonymous; one with wrong credentials is refused, also where it could read without any,
+// because to go on as somebody else than one thinks is a trap.
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+)
+
+// maxTokenLen bounds what is taken for a token, in bytes.
+const maxTokenLen = 4096
+
+// Tokens finds a token by the SHA-256 of its text, in hex; registry.ErrNotFound without one.
+type Tokens interface {
+	Token(ctx context.Context, hash string) (registry.Token, error)
+}
+
+// Authenticator identifies callers.
+type Authenticator struct {
+	Tokens        Tokens
+	AnonymousRead bool // callers without credentials read public models
+	NoAuth        bool // everybody is an administrator: for experiments on loopback
+}
+
+// Identify tells who sent the request. Wrong credentials are registry.ErrUnauthenticated.
+func (a *Authenticator) Identify(r *http.Request) (access.Identity, error) {
+	if a.NoAuth {
+		return access.Identity{Name: "anonymous", Role: access.Admin}, nil
+	}
+	header := r.Header.Get("Authorization")
+	if header == "" {
+		return access.Anonymous(a.AnonymousRead), nil
+	}
+	token, err := credentials(r, header)
+	if err != nil {
+		return access.Identity{}, err
+	}
+	known, err := a.Tokens.Token(r.Context(), Hash(token))
+	if errors.Is(err, registry.ErrNotFound) {
+		return access.Identity{}, fmt.Errorf("unknown token: %w", registry.ErrUnauthenticated)
+	}
+	if err != nil {
+		return access.Identity{}, err
+	}
+	return access.Identity{Name: known.Owner, Role: access.Admin, TokenID: known.ID}, nil
+}
+
+func credentials(r *http.Request, header string) (string, error) {
+	scheme, rest, _ := strings.Cut(header, " ")
+	token := strings.TrimSpace(rest)
+	if strings.EqualFold(scheme, "basic") {
+		// Some clients send the token as the user and nothing, or a fixed word, as the password.
+		user, password, ok := r.BasicAuth()
+		if !ok {
+			return "", fmt.Errorf("malformed Basic credentials: %w", registry.ErrUnauthenticated)
+		}
+		if token = password; strings.HasPrefix(user, tokenPrefix) {
+			token = user
+		}
+	} else if !strings.EqualFold(scheme, "bearer") {
+		return "", fmt.Errorf("credentials that are neither Bearer nor Basic: %w", registry.ErrUnauthenticated)
+	}
+	if token == "" || len(token) > maxTokenLen {
+		return "", fmt.Errorf("no token in the credentials: %w", registry.ErrUnauthenticated)
+	}
+	return token, nil
+}
+
+const tokenPrefix = "hb_"
+
+// Hash is what is kept of a token: it has 256 bits of chance, so that a slow hash adds nothing.
+func Hash(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:])
+}
+
+// NewToken makes a token and what is kept of it.
+func NewToken(owner, role string) (secret string, kept registry.Token) {
+	var id [8]byte
+	var random [32]byte
+	rand.Read(id[:]) // crypto/rand never fails
+	rand.Read(random[:])
+	kept = registry.Token{ID: hex.EncodeToString(id[:]), Owner: owner, Role: role}
+	secret = tokenPrefix + kept.ID + "_" + hex.EncodeToString(random[:])
+	kept.Hash = Hash(secret)
+	return secret, kept
+}

@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/herdbook/herdbook/api/githttp"
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/lifecycle"
+	"github.com/herdbook/herdbook/storage/blob"
+	"github.com/herdbook/herdbook/storage/gitrepo"
+)
+
+// The types below hand storage to registry and api behind the interfaces that those declare.
+
+// repositories is the store of Git repositories as the lifecycle wants it.
+type repositories struct{ store *gitrepo.Store }
+
+func (r repositories) Open(ctx context.Context, name registry.ModelName) (lifecycle.Repository, error) {
+	repo, err := r.store.Create(ctx, name)
+	return repository{r.store, repo}, err
+}
+
+func (r repositories) Remove(ctx context.Context, name registry.ModelName) error {
+	return r.store.Remove(ctx, name)
+}
+
+func (r repositories) List(ctx context.Context) ([]registry.ModelName, error) {
+	return r.store.List(ctx)
+}
+
+// HasCommit implements api.Commits.
+func (r repositories) HasCommit(ctx context.Context, name registry.ModelName, id registry.ObjectID) (bool, error) {
+	_, err := r.store.Repository(name).Commit(ctx, id)
+	if errors.Is(err, registry.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// repository is one of them.
+type repository struct {
+	store *gitrepo.Store
+	*gitrepo.Repository
+}
+
+func (r repository) Sync(ctx context.Context, updates []registry.RefUpdate) error {
+	if updates == nil {
+		return r.store.SyncAll(ctx)
+	}
+	return r.Repository.Sync(ctx, updates)
+}
+
+func (r repository) Refs(ctx context.Context) ([]registry.Ref, error) {
+	found, err := r.Repository.Refs(ctx)
+	refs := make([]registry.Ref, len(found))
+	for i, f := range found {
+		refs[i] = registry.Ref(f)
+	}
+	return refs, err
+}
+
+func (r repository) Commit(ctx context.Context, id registry.ObjectID) (registry.Commit, error) {
+	c, err := r.Repository.Commit(ctx, id)
+	return registry.Commit{ID: c.ID, Parents: c.Parents, Author: registry.Signature(c.Author), Committer: registry.Signature(c.Committer), Message: c.Message}, err
+}
+
+func (r repository) WriteRecords(ctx context.Context, commits []registry.RecordCommit) error {
+	out := make([]gitrepo.RecordCommit, len(commits))
+	for i, c := range commits {
+		out[i] = gitrepo.RecordCommit{Ref: c.Ref, Message: c.Message, Author: gitrepo.Person{Name: c.Author, Email: c.Author + "@herdbook", At: c.At}, Files: c.Files, Notes: c.Notes}
+	}
+	return r.Repository.WriteRecords(ctx, out)
+}
+
+func (r repository) SetRef(ctx context.Context, ref string, id registry.ObjectID) error {
+	return errors.New("not yet")
+}
+
+func (r repository) Tag(ctx context.Context, id registry.ObjectID) (registry.TagObject, error) {
+	o, err := r.TagObject(ctx, id)
+	return registry.TagObject{Tagger: registry.Signature(o.Tagger), Message: o.Message}, err
+}
+
+func (r repository) Files(ctx context.Context, commit registry.ObjectID) ([]registry.TreeEntry, error) {
+	var files []registry.TreeEntry
+	for entry, err := range r.Repository.Files(ctx, commit) {
+		if err != nil {
+			return nil, err
+		}
+		mode := map[gitrepo.Mode]registry.FileMode{gitrepo.Regular: registry.Regular, gitrepo.Executable: registry.Executable, gitrepo.Symlink: registry.Symlink, gitrepo.Submodule: registry.Submodule}[entry.Mode]
+		files = append(files, registry.TreeEntry{Path: entry.Path, Mode: mode, ID: entry.ID, SizeBytes: entry.Size})
+	}
+	return files, nil
+}
+
+func (r repository) ReadFile(ctx context.Context, commit registry.ObjectID, path string, maxBytes int64) ([]byte, registry.ObjectID, error) {
+	entry, err := r.File(ctx, commit, path)
+	if err != nil {
+		return nil, "", err
+	}
+	data, err := r.Repository.ReadFile(ctx, commit, path, maxBytes)
+	return data, entry.ID, err
+}
+
+func (r repository) OpenBlob(ctx context.Context, id registry.ObjectID) (io.ReadCloser, error) {
+	content, _, err := r.Repository.OpenBlob(ctx, id)
+	return content, err
+}
+
+func (r repository) NearestAncestors(ctx context.Context, from registry.ObjectID, wanted map[registry.ObjectID]bool) ([]registry.ObjectID, error) {
+	if wanted[from] {
+		return []registry.ObjectID{from}, nil
+	}
+	return r.Ancestors(ctx, from, func(id registry.ObjectID) bool { return wanted[id] })
+}
+
+func (r repository) RecordTip(ctx context.Context, ref string) (string, error) {
+	message, _, err := r.Repository.RecordTip(ctx, ref)
+	if errors.Is(err, registry.ErrNotFound) {
+		return "", nil
+	}
+	return message, err
+}
+
+// transport is the store of Git repositories as the doors for Git want it.
+type transport struct{ store *gitrepo.Store }
+
+func (t transport) AdvertiseRefs(ctx context.Context, name registry.ModelName, exists bool, service, protocol string, w io.Writer) error {
+	s, err := gitrepo.ParseService(service)
+	if err != nil {
+		return err
+	}
+	var repo *gitrepo.Repository
+	if exists {
+		if repo, err = t.store.Create(ctx, name); err != nil {
+			return err
+		}
+	}
+	return t.store.AdvertiseRefs(ctx, repo, s, protocol, w)
+}
+
+func (t transport) UploadPack(ctx context.Context, name registry.ModelName, protocol string, in io.Reader, out io.Writer) error {
+	return t.store.UploadPack(ctx, gitrepo.UploadPack{Repository: t.store.Repository(name), GitProtocol: protocol, In: in, Out: out})
+}
+
+func (t transport) ReceivePack(ctx context.Context, r githttp.Receive) error {
+	repo, err := t.store.Create(ctx, r.Model)
+	if err != nil {
+		return err
+	}
+	return t.store.ReceivePack(ctx, gitrepo.ReceivePack{
+		Repository: repo, GitProtocol: r.Protocol, PushID: r.PushID, In: r.In, Out: r.Out,
+		Check: func(ctx context.Context, p *gitrepo.Push) error {
+			err := r.Check(ctx, push{p})
+			var refused *lifecycle.RefusedError
+			if errors.As(err, &refused) {
+				return &gitrepo.Refusal{Lines: refused.Lines}
+			}
+			return err
+		},
+		Finish: r.Finish,
+	})
+}
+
+// push is a push in quarantine as the lifecycle wants it.
+type push struct{ *gitrepo.Push }
+
+func (p push) ID() string                    { return p.Push.ID }
+func (p push) Updates() []registry.RefUpdate { return p.Push.Updates }
+func (p push) Options() []string             { return p.Push.Options }
+
+func (p push) NewBlobs(ctx context.Context) iter.Seq2[lifecycle.NewBlob, error] {
+	return func(yield func(lifecycle.NewBlob, error) bool) {
+		for b, err := range p.Push.NewBlobs(ctx) {
+			if !yield(lifecycle.NewBlob{ID: b.ID, SizeBytes: b.Size, Path: b.Path}, err) {
+				return
+			}
+		}
+	}
+}
+
+// blobs is the store of content as registry and api want it.
+type blobs struct{ dir *blob.Dir }
+
+// Put implements lifecycle.Blobs.
+func (b blobs) Put(ctx context.Context, r io.Reader) (registry.BlobInfo, error) {
+	d, err := b.store(ctx, r, "", -1)
+	return registry.BlobInfo{Digest: d.Digest, SizeBytes: d.Size}, err
+}
+
+// Get implements lifecycle.Blobs.
+func (b blobs) Get(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, error) {
+	return b.Open(ctx, d)
+}
+
+// Open opens a blob as a file, so that the kernel can send it.
+func (b blobs) Open(ctx context.Context, d digest.Digest) (*os.File, error) {
+	f, err := b.dir.Open(ctx, d)
+	if errors.Is(err, blob.ErrNotFound) {
+		// Something names the blob, or nobody would have asked for it.
+		return nil, fmt.Errorf("blob %s is missing from the store: %w", d, errMissingBlob)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f.File, nil
+}
+
+// errMissingBlob is an internal error: the index names a blob that the store does not have.
+var errMissingBlob = errors.New("the data directory is damaged")
+
+func (b blobs) store(ctx context.Context, r io.Reader, want digest.Digest, size int64) (blob.Descriptor, error) {
+	w, err := b.dir.Create(ctx)
+	if err != nil {
+		return blob.Descriptor{}, err
+	}
+	defer w.Abort()
+	if _, err := io.Copy(w, r); err != nil {
+		return blob.Descriptor{}, err
+	}
+	return w.Commit(want, size)
+}
+
+// uploads takes content whose digest the client has said.
+type uploads struct{ blobs }
+
+// Put implements lfs.Blobs.
+func (u uploads) Put(ctx context.Context, r io.Reader, d digest.Digest, sizeBytes int64) error {
+	_, err := u.store(ctx, r, d, sizeBytes)
+	if errors.Is(err, blob.ErrDigestMismatch) || errors.Is(err, blob.ErrSizeMismatch) {
+		return registry.Invalid("", "what was sent is not the object: %v", err)
+	}
+	return err
+}
+
+// pushLines tells the user on the terminal what came of a push.
+func pushLines(host string, page func(parts ...string) string) func(m registry.Model, r lifecycle.Report) []string {
+	return func(m registry.Model, r lifecycle.Report) []string {
+		var lines []string
+		say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+		for _, p := range r.Published {
+			v := p.Record.Version
+			say("%s is published as a version of %s", v.Tag, m.Name)
+			say("  artifact    %s/%s:%s", host, m.Name, v.Tag)
+			say("              %s", v.Artifact.Digest)
+			say("  image       %s/%s/image:%s (being made)", host, m.Name, v.Tag)
+			for _, verdict := range p.Verdicts {
+				say("  %-11s %s", verdict.Environment, verdictLine(verdict))
+			}
+			say("  page        %s", page(m.Name.String(), "versions", v.Tag.String()))
+		}
+		for _, c := range r.Promoted {
+			say("%s was promoted to %s automatically", c.Version, c.Environment)
+		}
+		if r.Policy != nil && r.Policy.Policy != nil {
+			say("%s of %s is in force", registry.PolicyFile, r.Policy.Commit.Short())
+		}
+		for _, note := range r.Notes {
+			say("note: %s", note)
+		}
+		if len(r.Published) == 0 {
+			say("page: %s", page(m.Name.String()))
+		}
+		return slices.Clip(lines)
+	}
+}

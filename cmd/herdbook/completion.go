@@ -1,0 +1,65 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+type completionCommand struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+// Help describes the command.
+func (completionCommand) Help() string {
+	return "It changes nothing: the script goes to standard output.\n\nExamples:\n\n  source <(herdbook completion bash)\n" +
+		"  herdbook completion zsh > \"${fpath[1]}/_herdbook\"\n  herdbook completion fish | source"
+}
+
+// Run prints the script. The words come from the command line itself, so that a new command or
+// flag is completed too.
+func (c completionCommand) Run(t terminal, parser *kong.Kong) error {
+	names, helps, flags := words(parser)
+	var script strings.Builder
+	switch c.Shell {
+	case "bash":
+		fmt.Fprintf(&script, "_herdbook() {\n  local cur=${COMP_WORDS[COMP_CWORD]} words\n  if [ \"$COMP_CWORD\" -eq 1 ]; then words='%s'\n  else case ${COMP_WORDS[1]} in\n", strings.Join(names, " "))
+		for _, name := range names {
+			fmt.Fprintf(&script, "    %s) words='%s' ;;\n", name, strings.Join(flags[name], " "))
+		}
+		script.WriteString("    esac\n  fi\n  mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n}\ncomplete -o default -F _herdbook herdbook\n")
+	case "zsh":
+		script.WriteString("#compdef herdbook\n_herdbook() {\n  if (( CURRENT == 2 )); then\n    local -a commands=(\n")
+		for _, name := range names {
+			fmt.Fprintf(&script, "      '%s:%s'\n", name, strings.ReplaceAll(helps[name], "'", ""))
+		}
+		script.WriteString("    )\n    _describe command commands\n    return\n  fi\n  case $words[2] in\n")
+		for _, name := range names {
+			fmt.Fprintf(&script, "    %s) compadd -- %s; _files ;;\n", name, strings.Join(flags[name], " "))
+		}
+		script.WriteString("  esac\n}\ncompdef _herdbook herdbook\n")
+	case "fish":
+		for _, name := range names {
+			fmt.Fprintf(&script, "complete -c herdbook -n __fish_use_subcommand -a %s -d '%s'\n", name, strings.ReplaceAll(helps[name], "'", ""))
+			for _, flag := range flags[name] {
+				fmt.Fprintf(&script, "complete -c herdbook -n '__fish_seen_subcommand_from %s' -l %s\n", name, strings.TrimPrefix(flag, "--"))
+			}
+		}
+	}
+	_, err := fmt.Fprint(t.out, script.String())
+	return err
+}
+
+// words are the commands, what each is for, and the flags of each.
+func words(parser *kong.Kong) (names []string, helps map[string]string, flags map[string][]string) {
+	helps, flags = map[string]string{}, map[string][]string{}
+	for _, command := range parser.Model.Children {
+		names = append(names, command.Name)
+		helps[command.Name] = command.Help
+		for _, flag := range append(command.Flags, parser.Model.Flags...) {
+			flags[command.Name] = append(flags[command.Name], "--"+flag.Name)
+		}
+	}
+	return names, helps, flags
+}

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/term"
+
+	"github.com/herdbook/herdbook/api"
+	"github.com/herdbook/herdbook/api/githttp"
+	"github.com/herdbook/herdbook/api/lfs"
+	"github.com/herdbook/herdbook/api/oci"
+	"github.com/herdbook/herdbook/hooks"
+	"github.com/herdbook/herdbook/hooks/webhook"
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/lifecycle"
+	"github.com/herdbook/herdbook/storage"
+	"github.com/herdbook/herdbook/web"
+)
+
+type serveCommand struct {
+	Config         string `name:"config" env:"HERDBOOK_CONFIG" help:"YAML file with settings; flags and HERDBOOK_* variables go before it." placeholder:"FILE"`
+	Listen         string `name:"listen" help:"Address to listen on (default 127.0.0.1:8080; HERDBOOK_LISTEN)." placeholder:"HOST:PORT"`
+	Data           string `name:"data" help:"Data directory (default ./herdbook-data; HERDBOOK_DATA)." placeholder:"DIR"`
+	PublicURL      string `name:"public-url" help:"Address at which clients reach the server (default: where it listens; HERDBOOK_PUBLIC_URL)." placeholder:"URL"`
+	AnonymousRead  string `name:"anonymous-read" help:"Whether callers without a token read public models: on, off or auto, which is on for loopback (HERDBOOK_ANONYMOUS_READ)." placeholder:"MODE"`
+	InsecureNoAuth bool   `name:"insecure-no-auth" help:"Let everybody do everything. For experiments; refused off loopback."`
+	LogLevel       string `name:"log-level" help:"debug, info, warn or error (default info; HERDBOOK_LOG_LEVEL)." placeholder:"LEVEL"`
+}
+
+// Help describes the command.
+func (serveCommand) Help() string {
+	return "It keeps everything in the data directory, which it makes if it is missing, and listens until it gets SIGTERM or SIGINT; then it answers " +
+		"what was asked and stops. On its first start it makes an access token for the administrator.\n\nExamples:\n\n  herdbook serve\n" +
+		"  herdbook serve --listen 0.0.0.0:8080 --data /var/lib/herdbook --public-url https://models.example.org"
+}
+
+func (c serveCommand) flags() map[string]any {
+	flags := map[string]any{}
+	for key, value := range map[string]string{
+		"listen": c.Listen, "data": c.Data, "public_url": c.PublicURL, "anonymous_read": c.AnonymousRead, "log_level": c.LogLevel,
+	} {
+		if value != "" {
+			flags[key] = value
+		}
+	}
+	if c.InsecureNoAuth {
+		flags["insecure_no_auth"] = true
+	}
+	return flags
+}
+
+// Run serves until ctx ends.
+func (c serveCommand) Run(ctx context.Context, t terminal) error {
+	s, err := readSettings(c.Config, c.flags())
+	if err != nil {
+		return err
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s.LogLevel)); err != nil {
+		return fmt.Errorf("log_level is debug, info, warn or error, not %q", s.LogLevel)
+	}
+	log := slog.New(slog.NewJSONHandler(t.err, &slog.HandlerOptions{Level: level}))
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	defer listener.Close()
+	if s.public == nil {
+		s.public = &url.URL{Scheme: "http", Host: listener.Addr().String()}
+	}
+	srv, err := open(ctx, s, log)
+	if err != nil {
+		return err
+	}
+	if err := srv.firstToken(ctx, t.err); err != nil {
+		return errors.Join(err, srv.data.Close())
+	}
+	return srv.serve(ctx, listener)
+}
+
+// server is everything that runs.
+type server struct {
+	settings
+	log        *slog.Logger
+	data       *storage.Data
+	lifecycle  *lifecycle.Service
+	dispatcher *hooks.Dispatcher
+	handler    http.Handler
+}
+
+// open opens the data directory and puts the parts together.
+func open(ctx context.Context, s settings, log *slog.Logger) (_ *server, err error) {
+	sinks, err := openHooks(s)
+	if err != nil {
+		return nil, err
+	}
+	srv := &server{settings: s, log: log}
+	if srv.data, err = storage.Open(ctx, storage.Config{Dir: s.Data, Log: log, MaxPushBytes: s.MaxPushBytes}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, srv.data.Close())
+		}
+	}()
+	srv.dispatcher = hooks.New(hooks.Config{Hooks: sinks, Outbox: srv.data.Index, Journal: srv.data, Log: log})
+	srv.lifecycle, err = lifecycle.New(lifecycle.Config{
+		Journal: srv.data, Index: srv.data.Index, Repositories: repositories{srv.data.Repositories}, Blobs: blobs{srv.data.Blobs}, Log: log,
+		Visibility: registry.Visibility(s.DefaultVisibility), Route: srv.dispatcher.Route, Deployer: srv.dispatcher.Usable,
+		MaxPlainBytes: s.MaxPlainBytes, Poked: srv.dispatcher.Poke,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return srv, srv.assemble()
+}
+
+func openHooks(s settings) ([]hooks.Hook, error) {
+	var all []hooks.Hook
+	for _, h := range s.Hooks {
+		secret, err := h.secret()
+		if err != nil {
+			return nil, err
+		}
+		sink, err := webhook.New(webhook.Config{
+			URL: h.URL, Secret: secret, AllowPrivate: h.AllowPrivate, Source: s.public.String(), UserAgent: "herdbook/" + programVersion(),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("hook %s: %w", h.Name, err)
+		}
+		events := make([]registry.EventType, len(h.Events))
+		for i, name := range h.Events {
+			events[i] = registry.EventType(name)
+		}
+		all = append(all, hooks.Hook{Name: h.Name, Sink: sink, Models: h.Models, Events: events})
+	}
+	return all, nil
+}
+
+// assemble makes the HTTP server of the parts.
+func (s *server) assemble() error {
+	key, err := s.data.Secret("lfs-key", func() []byte {
+		key := make([]byte, 32)
+		rand.Read(key) // crypto/rand never fails
+		return key
+	})
+	if err != nil {
+		return fmt.Errorf("key of signed addresses: %w", err)
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	counters := newCounters(metrics, s.data)
+	index, content := s.data.Index, blobs{s.data.Blobs}
+	page := func(parts ...string) string { return s.public.JoinPath(parts...).String() }
+	pages, err := web.New(web.Config{
+		Index: index, Lifecycle: s.lifecycle, Blobs: content, PublicURL: s.public, Version: programVersion(), Log: s.log,
+	})
+	if err != nil {
+		return fmt.Errorf("pages: %w", err)
+	}
+	s.handler = api.New(api.Config{
+		Index: index, Lifecycle: s.lifecycle, Commits: repositories{s.data.Repositories}, Sinks: s.dispatcher, Pages: pages,
+		Log: s.log, Metrics: metrics, Ready: s.data.Ready, PublicURL: s.public,
+		AnonymousRead: s.AnonymousRead == "on", NoAuth: s.InsecureNoAuth, Version: programVersion(),
+		Doors: []api.Door{
+			githttp.New(githttp.Config{
+				Models: index, Lifecycle: s.lifecycle, Transport: transport{s.data.Repositories},
+				Lines: pushLines(s.public.Host, page), Pushed: counters.pushed, Log: s.log,
+			}),
+			lfs.New(lfs.Config{Index: index, Blobs: uploads{content}, Lifecycle: s.lifecycle, Signer: lfs.NewSigner(key), PublicURL: s.public, Log: s.log}),
+			oci.New(oci.Config{Index: index, Blobs: content, Log: s.log}),
+		},
+	})
+	return nil
+}
+
+// firstToken makes the administrator's token when there is no token at all. It is shown on a
+// terminal only: anywhere else it would stay in a log.
+func (s *server) firstToken(ctx context.Context, out io.Writer) error {
+	some, err := s.data.Index.HasTokens(ctx)
+	if err != nil || some {
+		return err
+	}
+	secret, kept := api.NewToken("admin", "admin")
+	kept.CreatedAt = time.Now().UTC().Truncate(time.Microsecond)
+	// The file comes first: after a crash in between, the next start makes another token.
+	path, err := s.data.WriteAdminToken(secret)
+	if err != nil {
+		return fmt.Errorf("token of the administrator: %w", err)
+	}
+	err = s.data.Commit(ctx, registry.Group{At: kept.CreatedAt, Actor: "herdbook", Records: []registry.Record{registry.TokenCreated{Token: kept}}})
+	if err != nil {
+		return err
+	}
+	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		fmt.Fprintf(out, "\nThe administrator's access token, also kept in %s:\n\n  %s\n\n", path, secret)
+		return nil
+	}
+	s.log.InfoContext(ctx, "an access token for the administrator was made", "file", path)
+	return nil
+}
+
+// drain is how long requests may take to end when the server stops.
+const drain = 30 * time.Second
+
+// serve brings the models up to date, answers until ctx ends, and closes everything.
+func (s *server) serve(ctx context.Context, listener net.Listener) (err error) {
+	defer func() { err = errors.Join(err, s.data.Close()) }()
+	if err := s.lifecycle.Start(ctx); err != nil {
+		return err
+	}
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var background sync.WaitGroup
+	background.Go(func() { s.lifecycle.Run(work) })
+	background.Go(func() { s.dispatcher.Run(work) })
+	defer background.Wait()
+	defer stop()
+
+	// No deadline for bodies: a model may take hours on a slow line.
+	h := &http.Server{
+		Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() { served <- h.Serve(listener) }()
+	s.log.InfoContext(ctx, "serving", "listen", listener.Addr().String(), "url", s.public.String(), "data", s.Data, "version", programVersion())
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	s.log.InfoContext(ctx, "stopping; requests that are under way may end", "within", drain)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	if err := h.Shutdown(end); err != nil {
+		s.log.WarnContext(ctx, "requests were cut off", "reason", err.Error())
+		return h.Close()
+	}
+	return nil
+}

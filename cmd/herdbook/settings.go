@@ -1,0 +1,198 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/providers/file"
+	"github.com/knadh/koanf/v2"
+
+	"github.com/herdbook/herdbook/registry"
+)
+
+// settings are what the server is told: by flags, else by HERDBOOK_* variables, else by the
+// file, else by the defaults.
+type settings struct {
+	Listen            string         `koanf:"listen"`
+	Data              string         `koanf:"data"`
+	PublicURL         string         `koanf:"public_url"`
+	AnonymousRead     string         `koanf:"anonymous_read"` // auto, on or off; auto is on for loopback
+	InsecureNoAuth    bool           `koanf:"insecure_no_auth"`
+	DefaultVisibility string         `koanf:"default_visibility"`
+	MaxPlainBytes     int64          `koanf:"max_plain_bytes"`
+	MaxPushBytes      int64          `koanf:"max_push_bytes"`
+	LogLevel          string         `koanf:"log_level"`
+	Hooks             []hookSettings `koanf:"hooks"`
+
+	public *url.URL
+}
+
+// hookSettings configure one hook. Secrets come from files or the environment, never from here.
+type hookSettings struct {
+	Name         string   `koanf:"name"`
+	Type         string   `koanf:"type"` // webhook
+	URL          string   `koanf:"url"`
+	SecretFile   string   `koanf:"secret_file"`
+	SecretEnv    string   `koanf:"secret_env"`
+	AllowPrivate bool     `koanf:"allow_private"`
+	Models       []string `koanf:"models"`
+	Events       []string `koanf:"events"`
+}
+
+func defaults() map[string]any {
+	return map[string]any{
+		"listen": "127.0.0.1:8080", "data": "./herdbook-data", "anonymous_read": "auto",
+		"default_visibility": string(registry.Public), "max_plain_bytes": 10 << 20, "max_push_bytes": 4 << 30, "log_level": "info",
+	}
+}
+
+// readSettings puts the sources together. Flags holds those that were given.
+func readSettings(configFile string, flags map[string]any) (settings, error) {
+	k := koanf.New(".")
+	if err := k.Load(confmap.Provider(defaults(), "."), nil); err != nil {
+		return settings{}, err
+	}
+	known := k.Keys()
+	known = append(known, "public_url", "insecure_no_auth")
+	if configFile != "" {
+		if err := k.Load(file.Provider(configFile), yaml.Parser()); err != nil {
+			return settings{}, fmt.Errorf("configuration %s: %w", configFile, err)
+		}
+	}
+	environment := env.Provider(".", env.Opt{Prefix: "HERDBOOK_", TransformFunc: func(name, value string) (string, any) {
+		key := strings.ToLower(strings.TrimPrefix(name, "HERDBOOK_"))
+		if !slices.Contains(known, key) {
+			return "", nil // of the command line's, such as HERDBOOK_TOKEN
+		}
+		return key, value
+	}})
+	if err := k.Load(environment, nil); err != nil {
+		return settings{}, fmt.Errorf("settings in the environment: %w", err)
+	}
+	if err := k.Load(confmap.Provider(flags, "."), nil); err != nil {
+		return settings{}, err
+	}
+	var s settings
+	err := k.UnmarshalWithConf("", &s, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
+		ErrorUnused: true, WeaklyTypedInput: true, Result: &s, TagName: "koanf",
+	}})
+	if err != nil {
+		return s, fmt.Errorf("configuration %s: %s", configFile, strings.Join(strings.Fields(err.Error()), " "))
+	}
+	return s, s.check()
+}
+
+func (s *settings) check() error {
+	loopback, err := isLoopback(s.Listen)
+	if err != nil {
+		return err
+	}
+	switch s.AnonymousRead {
+	case "on", "off":
+	case "auto":
+		s.AnonymousRead = "off"
+		if loopback {
+			s.AnonymousRead = "on"
+		}
+	default:
+		return fmt.Errorf("anonymous_read is auto, on or off, not %q", s.AnonymousRead)
+	}
+	if s.InsecureNoAuth && !loopback {
+		return fmt.Errorf("--insecure-no-auth lets everybody do everything and is refused with --listen %s; listen on 127.0.0.1 for experiments, or use tokens", s.Listen)
+	}
+	if _, err := registry.ParseVisibility(s.DefaultVisibility, ""); err != nil || s.DefaultVisibility == "" {
+		return fmt.Errorf("default_visibility is public, internal or private, not %q", s.DefaultVisibility)
+	}
+	if s.PublicURL == "" {
+		return s.checkHooks()
+	}
+	s.public, err = url.Parse(s.PublicURL)
+	if err != nil || (s.public.Scheme != "http" && s.public.Scheme != "https") || s.public.Host == "" || s.public.RawQuery != "" || s.public.User != nil ||
+		strings.Trim(s.public.Path, "/") != "" {
+		return fmt.Errorf("public_url %q is not of the form https://HOST or https://HOST:PORT", s.PublicURL)
+	}
+	return s.checkHooks()
+}
+
+// isLoopback reports whether only this machine reaches an address to listen on.
+func isLoopback(listen string) (bool, error) {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false, fmt.Errorf("listen %q is not of the form HOST:PORT", listen)
+	}
+	if host == "localhost" {
+		return true, nil
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback(), nil
+}
+
+var hookName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
+
+func (s *settings) checkHooks() error {
+	seen := map[string]bool{}
+	for i, h := range s.Hooks {
+		at := fmt.Sprintf("hooks[%d]", i)
+		if h.Name != "" {
+			at = "hook " + h.Name
+		}
+		if err := h.check(); err != nil {
+			return fmt.Errorf("configuration: %s: %w", at, err)
+		}
+		if seen[h.Name] {
+			return fmt.Errorf("configuration: two hooks are named %s", h.Name)
+		}
+		seen[h.Name] = true
+	}
+	return nil
+}
+
+func (h hookSettings) check() error {
+	if !hookName.MatchString(h.Name) {
+		return errors.New("a hook's name is a lower-case letter, then at most 62 of a-z, 0-9 and '-'")
+	}
+	if h.Type != "webhook" {
+		return fmt.Errorf("type is webhook, not %q", h.Type)
+	}
+	if (h.SecretFile == "") == (h.SecretEnv == "") {
+		return errors.New("set one of secret_file and secret_env")
+	}
+	for _, pattern := range h.Models {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return fmt.Errorf("models: %q is not a pattern such as acme/*", pattern)
+		}
+	}
+	for _, name := range h.Events {
+		if !slices.Contains(registry.EventTypes, registry.EventType(name)) {
+			return fmt.Errorf("events: there is no event %q", name)
+		}
+	}
+	return nil
+}
+
+// secret reads the hook's secret.
+func (h hookSettings) secret() (string, error) {
+	if h.SecretEnv != "" {
+		if v := os.Getenv(h.SecretEnv); v != "" {
+			return v, nil
+		}
+		return "", fmt.Errorf("hook %s: the variable %s is not set", h.Name, h.SecretEnv)
+	}
+	data, err := os.ReadFile(h.SecretFile)
+	if err != nil {
+		return "", fmt.Errorf("hook %s: secret: %w", h.Name, err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}

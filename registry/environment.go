@@ -1,0 +1,96 @@
+package registry
+
+import (
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// ChangeKind says how a version came to an environment.
+type ChangeKind string
+
+// The kinds of change of an environment.
+const (
+	Promotion ChangeKind = "promotion"
+	Rollback  ChangeKind = "rollback"
+)
+
+// EnvironmentChange is one entry of an environment's history: which version went there, when,
+// why and by whom.
+type EnvironmentChange struct {
+	ID          string          `json:"id"`
+	Environment EnvironmentName `json:"environment"`
+	Kind        ChangeKind      `json:"kind"`
+	Version     Tag             `json:"version"`
+	Commit      ObjectID        `json:"commit"`
+	Artifact    digest.Digest   `json:"artifact"`
+	Previous    Tag             `json:"previous,omitzero"`
+	Reason      string          `json:"reason,omitempty"`
+	Automatic   bool            `json:"automatic"`
+	By          string          `json:"by"`
+	At          time.Time       `json:"at"`
+	Live        bool            `json:"live"` // false while a deployment has not reported it
+	Deploy      []string        `json:"deploy,omitempty"`
+	Verdict     *Verdict        `json:"verdict,omitempty"`
+}
+
+// EnvironmentState is what runs in an environment and what was ever there.
+type EnvironmentState struct {
+	Name    EnvironmentName     `json:"name"`
+	Current *EnvironmentChange  `json:"current,omitempty"`
+	Held    []Tag               `json:"held,omitempty"`   // every version that was ever promoted there
+	Barred  []Tag               `json:"barred,omitempty"` // not promoted there automatically
+	History []EnvironmentChange `json:"-"`                // filled where asked for, oldest first
+}
+
+// Version is the version in the environment now; the zero tag while there is none.
+func (s *EnvironmentState) Version() Tag {
+	if s == nil || s.Current == nil {
+		return Tag{}
+	}
+	return s.Current.Version
+}
+
+// HasHeld reports whether tag was ever promoted there.
+func (s *EnvironmentState) HasHeld(tag Tag) bool { return s != nil && slices.Contains(s.Held, tag) }
+
+// Apply adds a change to the state.
+func (s *EnvironmentState) Apply(c EnvironmentChange) {
+	if c.Kind == Rollback && !s.Version().IsZero() && !slices.Contains(s.Barred, s.Version()) {
+		s.Barred = append(s.Barred, s.Version())
+	}
+	if !c.Automatic {
+		s.Barred = slices.DeleteFunc(s.Barred, func(t Tag) bool { return t == c.Version })
+	}
+	if !slices.Contains(s.Held, c.Version) {
+		s.Held = append(s.Held, c.Version)
+	}
+	s.Current = &c
+}
+
+// MayPromoteAutomatically reports whether the server itself may promote tag to env: only what
+// comes after every version that the environment has held, so that neither a rollback nor an
+// old version that passes late is ever undone, never what left it by a rollback, and
+// pre-releases only where the policy takes them.
+func MayPromoteAutomatically(env *Environment, state *EnvironmentState, tag Tag) bool {
+	if env.Promote != PromoteAuto || (tag.Prerelease() && !env.Prereleases) {
+		return false
+	}
+	if state == nil {
+		return true
+	}
+	if slices.Contains(state.Barred, tag) {
+		return false
+	}
+	return !slices.ContainsFunc(state.Held, func(held Tag) bool { return tag.Compare(held) <= 0 })
+}
+
+// Approval is one person's word that a version may go to an environment.
+type Approval struct {
+	Environment EnvironmentName `json:"environment"`
+	Version     Tag             `json:"version"`
+	By          string          `json:"by"`
+	At          time.Time       `json:"at"`
+	Reason      string          `json:"reason,omitempty"`
+}

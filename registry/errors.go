@@ -1,0 +1,73 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrInvalid reports that a value given by a client breaks a rule. It is always wrapped
+	// in a [FieldError] that names the field.
+	ErrInvalid = errors.New("invalid value")
+
+	// ErrNotFound reports that there is no such thing, or that the caller may not know of it.
+	ErrNotFound = errors.New("not found")
+
+	// ErrExists reports that the name is taken.
+	ErrExists = errors.New("already exists")
+
+	// ErrImmutable reports that the version was published and its content cannot change.
+	ErrImmutable = errors.New("version is immutable")
+
+	// ErrConflict reports that the request does not fit the present state; the text says why.
+	ErrConflict = errors.New("conflict")
+
+	// ErrGateClosed reports that a gate refused a promotion. It is always wrapped in a
+	// [GateClosedError] that carries the verdict.
+	ErrGateClosed = errors.New("gate is closed")
+
+	// ErrUnauthenticated reports that the request needs a token and brought none, or a
+	// wrong one.
+	ErrUnauthenticated = errors.New("authentication required")
+
+	// ErrForbidden reports that the caller may know of the model and may not do this to it.
+	ErrForbidden = errors.New("not allowed")
+
+	// ErrTooLarge reports that a body, a file or a list is over its limit; the text names it.
+	ErrTooLarge = errors.New("too large")
+
+	// ErrNotReady reports that the thing is being made and is not there yet.
+	ErrNotReady = errors.New("not ready yet")
+
+	// ErrUnavailable reports that the server cannot take writes now, such as after a failed
+	// write to its journal or while it stops.
+	ErrUnavailable = errors.New("unavailable")
+)
+
+// FieldError says which field of a client's request is wrong, and how. It is an [ErrInvalid].
+type FieldError struct {
+	Field  string // as the client spells it: "confusion.matrix[1][2]"; empty when it is the whole
+	Detail string // one sentence
+}
+
+// Invalid makes a FieldError.
+func Invalid(field, format string, args ...any) error {
+	return &FieldError{Field: field, Detail: fmt.Sprintf(format, args...)}
+}
+
+func (e *FieldError) Error() string { return e.Detail }
+
+func (e *FieldError) Unwrap() error { return ErrInvalid }
+
+// GateClosedError carries the verdict that refused a promotion. It is an [ErrGateClosed].
+type GateClosedError struct {
+	Model   ModelName
+	Version Tag
+	Verdict Verdict
+}
+
+func (e *GateClosedError) Error() string {
+	return fmt.Sprintf("%s %s may not go to %s: %s", e.Model, e.Version, e.Verdict.Environment, e.Verdict.Reason())
+}
+
+func (e *GateClosedError) Unwrap() error { return ErrGateClosed }

@@ -1,0 +1,301 @@
+package gate
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
+
+	"github.com/herdbook/herdbook/registry"
+)
+
+// facts are the variables of an expression, as plain values.
+type facts struct {
+	vars  map[string]any
+	found registry.Evidenced
+	why   string // why there is no evaluation, when there is none
+}
+
+// bind gives the variables their values.
+func bind(env *registry.Environment, f Facts, found registry.Evidenced) facts {
+	evaluations := make([]any, len(f.Evaluations))
+	for i := range f.Evaluations {
+		evaluations[i] = object(&f.Evaluations[i])
+	}
+	approvals := make([]any, len(f.Approvals))
+	for i := range f.Approvals {
+		approvals[i] = object(f.Approvals[i])
+	}
+	g := facts{found: found, vars: map[string]any{
+		"metrics":     metrics(found.Evaluation),
+		"evaluation":  object(found.Evaluation),
+		"evaluations": evaluations,
+		"approvals":   approvals,
+		"version":     version(f.Subject),
+		"card":        cardObject(f.Card),
+		"lineage":     lineage(f.Card),
+		"incumbent":   nil,
+	}}
+	if f.Incumbent != nil {
+		evidence := env.Evidence.Select(f.Incumbent.Evaluations, f.Now)
+		incumbent := version(f.Incumbent.Subject)
+		incumbent["metrics"] = metrics(evidence.Evaluation)
+		incumbent["evaluation"] = object(evidence.Evaluation)
+		incumbent["card"] = cardObject(f.Incumbent.Card)
+		g.vars["incumbent"] = incumbent
+	}
+	switch {
+	case found.Ambiguous != "":
+		g.why = found.Ambiguous
+	case found.Evaluation == nil && len(f.Evaluations) == 0:
+		g.why = fmt.Sprintf("no evaluation of %s is recorded", f.Tag)
+	case found.Evaluation == nil:
+		g.why = fmt.Sprintf("none of the %d evaluations of %s matches the evidence that the policy asks for", len(f.Evaluations), f.Tag)
+	}
+	return g
+}
+
+// metrics of an evaluation. One that is not a finite number is none: every comparison with it
+// would be false, and its negation true.
+func metrics(e *registry.Evaluation) map[string]float64 {
+	finite := map[string]float64{}
+	if e == nil {
+		return finite
+	}
+	for name, value := range e.Metrics {
+		if !math.IsNaN(value) && !math.IsInf(value, 0) {
+			finite[name] = value
+		}
+	}
+	return finite
+}
+
+func version(s Subject) map[string]any {
+	return map[string]any{
+		"tag": s.Tag.String(), "commit": string(s.Commit), "prerelease": s.Tag.Prerelease(),
+		"published_at": s.PublishedAt, "published_by": s.PublishedBy,
+	}
+}
+
+// cardObject is the front matter of a card; empty when it cannot be read, so that a gate which
+// asks for something in it is closed.
+func cardObject(c registry.CardFacts) map[string]any {
+	fields := map[string]any{}
+	if len(c.FrontMatter) > 0 && c.Problem == "" {
+		_ = json.Unmarshal(c.FrontMatter, &fields) // written by this program; an empty card closes gates
+	}
+	return fields
+}
+
+// lineage is what a card names; nothing is known of it when the card cannot be read, so that
+// "all base models are allowed" does not hold for want of base models.
+func lineage(c registry.CardFacts) map[string]any {
+	if c.Problem != "" {
+		return map[string]any{}
+	}
+	return map[string]any{"base_models": list(c.BaseModels), "datasets": list(c.Datasets)}
+}
+
+// object is the JSON form of a record, which is what users know of it. Counts stay integers.
+func object(v any) map[string]any {
+	fields := map[string]any{}
+	if e, ok := v.(*registry.Evaluation); ok && e == nil {
+		return fields
+	}
+	data, err := json.Marshal(v)
+	if err == nil {
+		_ = json.Unmarshal(data, &fields)
+	}
+	if e, ok := v.(*registry.Evaluation); ok {
+		fields["metrics"] = metrics(e)
+		if e.Samples != nil {
+			fields["samples"] = *e.Samples
+		}
+	}
+	return fields
+}
+
+func list[T any](values []T) []any {
+	out := []any{}
+	data, err := json.Marshal(values)
+	if err == nil && values != nil {
+		_ = json.Unmarshal(data, &out)
+	}
+	return out
+}
+
+// ref is a fact that an expression names: a variable and the fields after it.
+type ref []string
+
+func (r ref) String() string { return strings.Join(r, ".") }
+
+// references finds the facts that an expression names, each as far as its fields are written
+// out. has(x.y) does not name x.y: it asks whether it is there.
+func references(compiled *cel.Ast) []ref {
+	var refs []ref
+	add := func(r ref) {
+		if !slices.ContainsFunc(refs, func(other ref) bool { return slices.Equal(other, r) }) {
+			refs = append(refs, r)
+		}
+	}
+	var visit func(e ast.Expr, local map[string]bool)
+	visit = func(e ast.Expr, local map[string]bool) {
+		if r, ok := chain(e); ok {
+			if !local[r[0]] {
+				add(r)
+			}
+			return
+		}
+		switch e.Kind() {
+		case ast.SelectKind:
+			visit(e.AsSelect().Operand(), local)
+		case ast.CallKind:
+			call := e.AsCall()
+			if call.IsMemberFunction() {
+				visit(call.Target(), local)
+			}
+			for _, a := range call.Args() {
+				visit(a, local)
+			}
+		case ast.ListKind:
+			for _, x := range e.AsList().Elements() {
+				visit(x, local)
+			}
+		case ast.MapKind:
+			for _, x := range e.AsMap().Entries() {
+				visit(x.AsMapEntry().Key(), local)
+				visit(x.AsMapEntry().Value(), local)
+			}
+		case ast.ComprehensionKind:
+			c := e.AsComprehension()
+			visit(c.IterRange(), local)
+			inner := maps.Clone(local)
+			for _, name := range []string{c.IterVar(), c.IterVar2(), c.AccuVar()} {
+				inner[name] = true
+			}
+			for _, x := range []ast.Expr{c.AccuInit(), c.LoopCondition(), c.LoopStep(), c.Result()} {
+				visit(x, inner)
+			}
+		}
+	}
+	visit(compiled.NativeRep().Expr(), map[string]bool{})
+	return refs
+}
+
+// chain reads "a.b.c" and "a['b'].c"; a test by has() is none.
+func chain(e ast.Expr) (ref, bool) {
+	switch e.Kind() {
+	case ast.IdentKind:
+		return ref{e.AsIdent()}, true
+	case ast.SelectKind:
+		s := e.AsSelect()
+		r, ok := chain(s.Operand())
+		if !ok || s.IsTestOnly() {
+			return nil, false
+		}
+		return append(r, s.FieldName()), true
+	case ast.CallKind:
+		call := e.AsCall()
+		if call.FunctionName() != operators.Index || len(call.Args()) != 2 || call.Args()[1].Kind() != ast.LiteralKind {
+			return nil, false
+		}
+		field, isText := call.Args()[1].AsLiteral().Value().(string)
+		r, ok := chain(call.Args()[0])
+		if !ok || !isText {
+			return nil, false
+		}
+		return append(r, field), true
+	}
+	return nil, false
+}
+
+// look follows a reference; ok is false where the path ends before it.
+func (f facts) look(r ref) (value any, ok bool) {
+	value = f.vars
+	for _, name := range r {
+		switch fields := value.(type) {
+		case map[string]any:
+			value, ok = fields[name]
+		case map[string]float64:
+			value, ok = fields[name]
+		default:
+			return nil, false
+		}
+		if !ok {
+			return nil, false
+		}
+	}
+	return value, true
+}
+
+// lack says which fact is missing that the expression names, or nothing. What is said of the
+// incumbent is not missing while there is none.
+func (f facts) lack(refs []ref) string {
+	for _, r := range refs {
+		switch {
+		case (r[0] == "metrics" || r[0] == "evaluation") && f.found.Evaluation == nil:
+			return fmt.Sprintf("%s is not known: %s", r, f.why)
+		case r[0] == "evaluations" && len(f.vars["evaluations"].([]any)) == 0:
+			return fmt.Sprintf("%s is not known: %s", r, f.why)
+		case r[0] == "incumbent" && f.vars["incumbent"] == nil:
+			continue
+		}
+		if _, ok := f.look(r); !ok {
+			if r[0] == "incumbent" {
+				return fmt.Sprintf("%s is not recorded for what runs there", r)
+			}
+			return fmt.Sprintf("%s is not recorded", r)
+		}
+	}
+	return ""
+}
+
+// values are the facts that an expression names, for the verdict. Whole lists and records are
+// given by their length: the verdict names the evaluation, which holds the rest.
+func (f facts) values(refs []ref) map[string]any {
+	values := map[string]any{}
+	for _, r := range refs {
+		value, _ := f.look(r)
+		switch v := value.(type) {
+		case []any:
+			values["size("+r.String()+")"] = len(v)
+		case map[string]any:
+			// "incumbent == null" is answered by which version it is.
+			if tag, ok := v["tag"]; ok && len(r) == 1 {
+				values[r.String()] = tag
+				continue
+			}
+			values["size("+r.String()+")"] = len(v)
+		case map[string]float64:
+			values["size("+r.String()+")"] = len(v)
+		default:
+			values[r.String()] = value
+		}
+	}
+	return values
+}
+
+// saw lists values for a sentence, in the order of their names.
+func saw(values map[string]any) string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		switch v := values[name].(type) {
+		case nil:
+			list = append(list, name+" is null")
+		case float64:
+			list = append(list, fmt.Sprintf("%s is %.6g", name, v))
+		default:
+			list = append(list, fmt.Sprintf("%s is %v", name, v))
+		}
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(list, ", ")
+}

@@ -1,0 +1,226 @@
+// Package gate decides whether a version may go to an environment, from expressions in the
+// Common Expression Language and the facts that are recorded about the version.
+//
+// A gate never opens for lack of evidence: a metric that was not recorded, an expression that
+// fails, does not compile, gives no bool or costs too much, and a fact that nobody knows all
+// close it, with a sentence that says why. That holds behind a short circuit too: in
+// "metrics.f1 > 0.9 || metrics.recall > 0.9" both metrics must have been recorded. Only what is
+// said of the incumbent may be absent, and only while there is no incumbent.
+package gate
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
+
+	"github.com/herdbook/herdbook/registry"
+)
+
+// MaxExprLen is the longest expression, in bytes.
+const MaxExprLen = 4096
+
+// costLimit bounds the work of one expression, in the units of CEL's runtime cost. Kubernetes
+// allows as much for one call of a validation rule, which takes about a tenth of a second.
+const costLimit = 1_000_000
+
+// Subject is a version as gates see it.
+type Subject struct {
+	Tag         registry.Tag
+	Commit      registry.ObjectID
+	PublishedAt time.Time
+	PublishedBy string
+	Card        registry.CardFacts
+}
+
+// Facts are what a verdict is decided from.
+type Facts struct {
+	Subject
+	Now           time.Time
+	State         registry.VersionState
+	Evaluations   []registry.Evaluation // of exactly the version's commit, in the order of recording
+	Approvals     []registry.Approval   // of the version for the environment
+	WasLiveBefore bool                  // in the environment that this one comes after
+	Incumbent     *Incumbent            // nil while nothing was ever live there
+	PolicyCommit  registry.ObjectID
+}
+
+// Incumbent is the version that runs in the environment.
+type Incumbent struct {
+	Subject
+	Evaluations []registry.Evaluation
+}
+
+// Judge compiles expressions, keeps them compiled, and decides. It is safe for use by many
+// goroutines.
+type Judge struct {
+	env *cel.Env
+
+	mu       sync.Mutex
+	programs map[string]program
+}
+
+// maxPrograms bounds what is kept compiled.
+const maxPrograms = 10_000
+
+// New makes a Judge.
+func New() (*Judge, error) {
+	object := cel.MapType(cel.StringType, cel.DynType)
+	env, err := cel.NewEnv(
+		cel.Variable("metrics", cel.MapType(cel.StringType, cel.DoubleType)),
+		cel.Variable("evaluation", object),
+		cel.Variable("evaluations", cel.ListType(object)),
+		cel.Variable("incumbent", cel.DynType),
+		cel.Variable("version", object),
+		cel.Variable("card", object),
+		cel.Variable("lineage", object),
+		cel.Variable("approvals", cel.ListType(object)),
+		cel.CrossTypeNumericComparisons(true),
+		cel.ParserExpressionSizeLimit(MaxExprLen),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("environment of gate expressions: %w", err)
+	}
+	return &Judge{env: env, programs: map[string]program{}}, nil
+}
+
+// program is an expression, compiled, or the reason why it is not.
+type program struct {
+	cel.Program
+	refs    []ref
+	problem string
+}
+
+// Check reports what is wrong with an expression before any facts are known.
+func (j *Judge) Check(expr string) error {
+	if p := j.program(expr); p.problem != "" {
+		return registry.Invalid("expr", "%s", p.problem)
+	}
+	return nil
+}
+
+func (j *Judge) program(expr string) program {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if p, ok := j.programs[expr]; ok {
+		return p
+	}
+	if len(j.programs) >= maxPrograms {
+		clear(j.programs)
+	}
+	p := j.compile(expr)
+	j.programs[expr] = p
+	return p
+}
+
+func (j *Judge) compile(expr string) program {
+	if len(expr) > MaxExprLen {
+		return program{problem: fmt.Sprintf("the expression is longer than %d bytes", MaxExprLen)}
+	}
+	ast, issues := j.env.Compile(expr)
+	if err := issues.Err(); err != nil {
+		return program{problem: "the expression does not compile: " + firstLine(err)}
+	}
+	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
+		return program{problem: fmt.Sprintf("the expression gives a %s, not a bool", t)}
+	}
+	p, err := j.env.Program(ast, cel.CostLimit(costLimit), cel.EvalOptions(cel.OptOptimize))
+	if err != nil {
+		return program{problem: "the expression does not compile: " + firstLine(err)}
+	}
+	return program{Program: p, refs: references(ast)}
+}
+
+// firstLine of CEL's message, without the name of a source that has none.
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return strings.TrimPrefix(line, "ERROR: <input>:")
+}
+
+// Decide lets every gate of an environment judge a version. Besides the expressions of the
+// policy stand the conditions that the environment itself makes: the version's state, the
+// environment that comes before, and the approvals.
+func (j *Judge) Decide(env *registry.Environment, facts Facts) registry.Verdict {
+	found := env.Evidence.Select(facts.Evaluations, facts.Now)
+	v := registry.Verdict{Environment: env.Name, Open: true, PolicyCommit: facts.PolicyCommit, Gates: []registry.GateVerdict{}, Matched: found.Matched}
+	if found.Evaluation != nil {
+		v.Evaluation = found.Evaluation.ID
+	}
+	v.Gates = append(v.Gates, conditions(env, facts)...)
+	given := bind(env, facts, found)
+	for _, g := range env.Gates {
+		v.Gates = append(v.Gates, j.decide(g, given))
+	}
+	v.Open = !slices.ContainsFunc(v.Gates, func(g registry.GateVerdict) bool { return !g.Open })
+	return v
+}
+
+// conditions are the gates that are not expressions.
+func conditions(env *registry.Environment, facts Facts) []registry.GateVerdict {
+	var gates []registry.GateVerdict
+	if facts.State == registry.Quarantined || facts.State == registry.Revoked {
+		gates = append(gates, registry.GateVerdict{
+			Name: "state", Values: map[string]any{"version.state": string(facts.State)},
+			Reason: fmt.Sprintf("%s is %s", facts.Tag, facts.State),
+		})
+	}
+	if !env.After.IsZero() {
+		g := registry.GateVerdict{Name: "after " + env.After.String(), Open: facts.WasLiveBefore, Values: map[string]any{"live_in_" + env.After.String(): facts.WasLiveBefore}}
+		g.Reason = fmt.Sprintf("%s was live in %s", facts.Tag, env.After)
+		if !g.Open {
+			g.Reason = fmt.Sprintf("%s was never live in %s", facts.Tag, env.After)
+		}
+		gates = append(gates, g)
+	}
+	if env.Approvals > 0 {
+		// The word of whoever pushed the version does not count: a second person has to look. Nor
+		// does the second word of one person.
+		people := map[string]bool{}
+		for _, a := range facts.Approvals {
+			if a.By != facts.PublishedBy {
+				people[a.By] = true
+			}
+		}
+		count := len(people)
+		gates = append(gates, registry.GateVerdict{
+			Name: "approvals", Open: count >= env.Approvals, Values: map[string]any{"approvals": count},
+			Reason: fmt.Sprintf("%d of %d approvals by others than %s, who published it", count, env.Approvals, facts.PublishedBy),
+		})
+	}
+	return gates
+}
+
+func (j *Judge) decide(g registry.Gate, given facts) registry.GateVerdict {
+	p := j.program(g.Expr)
+	verdict := registry.GateVerdict{Name: g.Name, Expr: g.Expr, Values: given.values(p.refs)}
+	says := func(format string, args ...any) registry.GateVerdict {
+		verdict.Reason = fmt.Sprintf(format, args...)
+		if g.Name != g.Expr {
+			verdict.Reason = g.Name + ": " + verdict.Reason
+		}
+		return verdict
+	}
+	if p.problem != "" {
+		return says("%s", p.problem)
+	}
+	if lack := given.lack(p.refs); lack != "" {
+		return says("%s", lack)
+	}
+	out, _, err := p.Eval(given.vars)
+	if err != nil {
+		return says("%s cannot be decided: %s", g.Expr, firstLine(err))
+	}
+	open, isBool := out.(types.Bool)
+	if !isBool {
+		return says("%s gives a %s, not a bool", g.Expr, out.Type())
+	}
+	verdict.Open = bool(open)
+	if verdict.Open {
+		return says("%s holds%s", g.Expr, saw(verdict.Values))
+	}
+	return says("%s does not hold%s", g.Expr, saw(verdict.Values))
+}

@@ -1,0 +1,115 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+)
+
+// evaluationEvent is the data of evaluation.recorded.
+type evaluationEvent struct {
+	Evaluation registry.Evaluation `json:"evaluation"`
+}
+
+// MaxEvaluationBytes bounds an evaluation as it is recorded.
+const MaxEvaluationBytes = 4 << 20
+
+// Recorded is what came of recording an evaluation.
+type Recorded struct {
+	Evaluation registry.Evaluation
+	Changed    []ChangedVerdict             // the verdicts that differ from before
+	Promoted   []registry.EnvironmentChange // what the server promoted because of it
+}
+
+// ChangedVerdict is a verdict on a version that the evaluation changed.
+type ChangedVerdict struct {
+	Version registry.Tag
+	Verdict registry.Verdict
+}
+
+// RecordEvaluation records how well a commit did, lets the gates look at it, and promotes what
+// has become promotable.
+func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.Model, commit registry.ObjectID, in registry.EvaluationInput) (Recorded, error) {
+	if err := access.Authorize(by.Identity, access.Evaluate, &m); err != nil {
+		return Recorded{}, err
+	}
+	at := s.Now()
+	e, err := registry.NewEvaluation(in, commit, by.newID(m.ID, "evaluation"), by.Identity.Name, at)
+	if err != nil {
+		return Recorded{}, err
+	}
+	unlock := s.locks.lock(m.ID)
+	defer unlock()
+	before, err := s.Index.EvaluationByID(ctx, m.ID, e.ID)
+	switch {
+	case err == nil:
+		return Recorded{Evaluation: before}, sameEvaluation(before, e)
+	case !errors.Is(err, registry.ErrNotFound):
+		return Recorded{}, err
+	}
+	versions, err := s.Index.VersionsAt(ctx, m.ID, commit)
+	if err != nil {
+		return Recorded{}, err
+	}
+	old, err := s.verdictsOf(ctx, m.ID, versions)
+	if err != nil {
+		return Recorded{}, err
+	}
+	err = s.commit(ctx, registry.Group{At: at, Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
+		registry.EvaluationRecorded{ModelID: m.ID, Evaluation: e},
+		announce(registry.NewEvent(registry.EventEvaluationRecorded, m, by.Identity.Name, at, evaluationEvent{e}, e.ID)),
+	}})
+	if err != nil {
+		return Recorded{}, err
+	}
+	recorded := Recorded{Evaluation: e}
+	fresh, err := s.verdictsOf(ctx, m.ID, versions)
+	if err != nil {
+		return recorded, err
+	}
+	for i, verdict := range fresh {
+		if !sameJSON(verdict, old[i]) {
+			recorded.Changed = append(recorded.Changed, verdict)
+		}
+	}
+	var focus []registry.Tag
+	for _, v := range versions {
+		focus = append(focus, v.Version.Tag)
+	}
+	recorded.Promoted, err = s.settle(ctx, m.ID, focus)
+	return recorded, err
+}
+
+// sameEvaluation reports a conflict unless the same was recorded under the same key before.
+func sameEvaluation(before, again registry.Evaluation) error {
+	again.RecordedAt, again.RecordedBy = before.RecordedAt, before.RecordedBy
+	if !sameJSON(before, again) {
+		return fmt.Errorf("the idempotency key was used for another evaluation: %w", registry.ErrConflict)
+	}
+	return nil
+}
+
+func sameJSON(a, b any) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && slices.Equal(x, y)
+}
+
+func (s *Service) verdictsOf(ctx context.Context, modelID string, versions []registry.VersionRecord) ([]ChangedVerdict, error) {
+	var found []ChangedVerdict
+	for _, v := range versions {
+		verdicts, err := s.verdicts(ctx, modelID, v)
+		if err != nil {
+			return nil, err
+		}
+		for _, verdict := range verdicts {
+			found = append(found, ChangedVerdict{v.Version.Tag, verdict})
+		}
+	}
+	return found, nil
+}

@@ -1,0 +1,259 @@
+// Package lifecycle moves a version from a pushed tag to an artifact, through its gates into
+// an environment and out of it again.
+//
+// Each step decides from what is known and then commits once: the changes and the events that
+// announce them are one group of the journal. What a crash interrupts is found again by
+// [Service.Reconcile], which compares what Git holds with what was announced, and does what is
+// missing; it does not matter who calls it or how often. Nothing here talks to the outside
+// world: that is done from the stored events.
+package lifecycle
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/gate"
+)
+
+// Journal commits. When Commit returns nil the group survives a power cut and every reading
+// of the [Index] shows it.
+type Journal interface {
+	Commit(ctx context.Context, g registry.Group) error
+}
+
+// Index answers from what was committed.
+type Index interface {
+	modelIndex
+	versionIndex
+	environmentIndex
+}
+
+type modelIndex interface {
+	ModelByName(ctx context.Context, name registry.ModelName) (registry.Model, error)
+	ModelByID(ctx context.Context, id string) (registry.Model, error)
+	AllModels(ctx context.Context) ([]registry.Model, error)
+	Deleted(ctx context.Context, name registry.ModelName) (bool, error)
+	UsedTags(ctx context.Context, name registry.ModelName) ([]registry.Tag, error)
+	Refs(ctx context.Context, modelID string) (map[string]registry.AnnouncedRef, error)
+	Intents(ctx context.Context, modelID string) ([]registry.PushIntent, error)
+	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
+}
+
+type versionIndex interface {
+	Version(ctx context.Context, modelID string, tag registry.Tag) (registry.VersionRecord, error)
+	Versions(ctx context.Context, modelID string) ([]registry.VersionRecord, error)
+	VersionsAt(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.VersionRecord, error)
+	BuildingImages(ctx context.Context) ([]registry.VersionRecord, error)
+	Evaluations(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.Evaluation, error)
+	EvaluationByID(ctx context.Context, modelID, id string) (registry.Evaluation, error)
+	Unmirrored(ctx context.Context, limit int) ([]registry.Mark, error)
+	Mirrored(marks []registry.Mark) error
+}
+
+type environmentIndex interface {
+	Policy(ctx context.Context, modelID string) (registry.PolicyState, error)
+	AnnouncedGate(ctx context.Context, modelID string, tag registry.Tag, env registry.EnvironmentName) (registry.Verdict, bool, error)
+	Environment(ctx context.Context, modelID string, env registry.EnvironmentName) (registry.EnvironmentState, error)
+	Approvals(ctx context.Context, modelID string, tag registry.Tag, env registry.EnvironmentName) ([]registry.Approval, error)
+	ChangeByID(ctx context.Context, modelID, id string) (registry.EnvironmentChange, error)
+}
+
+// Repositories are the Git repositories of the models.
+type Repositories interface {
+	// Open makes the repository when it is missing.
+	Open(ctx context.Context, name registry.ModelName) (Repository, error)
+	// Remove takes the repository away; it is no error when there is none.
+	Remove(ctx context.Context, name registry.ModelName) error
+	// List names the repositories on disk.
+	List(ctx context.Context) ([]registry.ModelName, error)
+}
+
+// Repository is one of them.
+type Repository interface {
+	reader
+	// Sync makes the updates of a push, and the objects they brought, durable; without
+	// updates it makes everything durable, whoever wrote it.
+	Sync(ctx context.Context, updates []registry.RefUpdate) error
+	// SetHEAD points HEAD to a branch.
+	SetHEAD(ctx context.Context, branch string) error
+	// SetRef points a ref to an object that the repository holds, whatever it pointed to.
+	SetRef(ctx context.Context, ref string, id registry.ObjectID) error
+	// WriteRecords adds commits to refs of the server.
+	WriteRecords(ctx context.Context, commits []registry.RecordCommit) error
+}
+
+type reader interface {
+	Refs(ctx context.Context) ([]registry.Ref, error)
+	Commit(ctx context.Context, id registry.ObjectID) (registry.Commit, error)
+	Tag(ctx context.Context, id registry.ObjectID) (registry.TagObject, error)
+	Files(ctx context.Context, commit registry.ObjectID) ([]registry.TreeEntry, error)
+	ReadFile(ctx context.Context, commit registry.ObjectID, path string, maxBytes int64) ([]byte, registry.ObjectID, error)
+	OpenBlob(ctx context.Context, id registry.ObjectID) (io.ReadCloser, error)
+	// NearestAncestors walks from a commit to its parents and gives the first commits on each
+	// way that wanted holds, the start among them.
+	NearestAncestors(ctx context.Context, from registry.ObjectID, wanted map[registry.ObjectID]bool) ([]registry.ObjectID, error)
+	// RecordTip is the message of the newest commit of a ref of the server; empty without one.
+	RecordTip(ctx context.Context, ref string) (message string, err error)
+}
+
+// Blobs is the content-addressed store.
+type Blobs interface {
+	Put(ctx context.Context, r io.Reader) (registry.BlobInfo, error)
+	Get(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, error)
+}
+
+// Config is what a Service works with. All fields without a default named are needed.
+type Config struct {
+	Journal      Journal
+	Index        Index
+	Repositories Repositories
+	Blobs        Blobs
+	Log          *slog.Logger
+
+	// Visibility of a model that a push creates; by default Public, which is what callers
+	// without a token read where the operator lets them in at all.
+	Visibility registry.Visibility
+	// Route names the sinks that an event goes to; by default none.
+	Route func(registry.Event) []string
+	// Deployer reports why a hook that a policy names under deploy cannot be used by the
+	// model, or nil; by default no hook can.
+	Deployer func(m registry.ModelName, hook string) error
+	// MaxPlainBytes is the largest file that may be pushed as a plain Git blob; by default
+	// 10 MiB.
+	MaxPlainBytes int64
+	// Poked is called after a commit that may have put events into the outbox; it must not
+	// block.
+	Poked func()
+	// Now is the clock, by default time.Now in UTC, cut to microseconds.
+	Now func() time.Time
+}
+
+// Service carries out the steps. It is safe for use by many goroutines; the steps of one model
+// follow each other.
+type Service struct {
+	Config
+	gates *gate.Judge
+	locks locks
+	wake  chan struct{} // pokes the background work; see Run
+
+	mu     sync.Mutex
+	active map[string]bool // pushes whose refs may still move, by id
+}
+
+// New assembles a Service.
+func New(c Config) (*Service, error) {
+	judge, err := gate.New()
+	if err != nil {
+		return nil, err
+	}
+	if c.Visibility == "" {
+		c.Visibility = registry.Public
+	}
+	if c.Route == nil {
+		c.Route = func(registry.Event) []string { return nil }
+	}
+	if c.Deployer == nil {
+		c.Deployer = func(_ registry.ModelName, hook string) error {
+			return registry.Invalid("deploy", "no hook %q is configured", hook)
+		}
+	}
+	if c.MaxPlainBytes == 0 {
+		c.MaxPlainBytes = 10 << 20
+	}
+	if c.Poked == nil {
+		c.Poked = func() {}
+	}
+	if c.Now == nil {
+		// Microseconds survive JSON and every database, so that what is answered now is what
+		// is answered after a rebuild.
+		c.Now = func() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+	}
+	return &Service{Config: c, gates: judge, wake: make(chan struct{}, 1), active: map[string]bool{}}, nil
+}
+
+// Request is who asks for a step, and how to recognise that it was asked before.
+type Request struct {
+	Identity access.Identity
+	ID       string // of the HTTP request, for the journal
+	Key      string // Idempotency-Key of the client, if it sent one
+}
+
+// newID makes an id that no other has: derived from the client's key where there is one, so
+// that the same request again finds what the first one made.
+func (r Request) newID(modelID, what string) string {
+	if r.Key != "" {
+		return registry.EventID(modelID, registry.EventType(what), r.Identity.Name, r.Key)
+	}
+	var random [16]byte
+	rand.Read(random[:]) // never fails: crypto/rand
+	return hex.EncodeToString(random[:])
+}
+
+// commit routes the events of a group and commits it.
+func (s *Service) commit(ctx context.Context, g registry.Group) error {
+	events := false
+	for i, r := range g.Records {
+		if announced, ok := r.(registry.EventAnnounced); ok {
+			announced.Event.Sinks = s.Route(announced.Event)
+			g.Records[i] = announced
+			events = true
+		}
+	}
+	if err := s.Journal.Commit(ctx, g); err != nil {
+		return err
+	}
+	if events {
+		s.Poked()
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func announce(e registry.Event) registry.Record { return registry.EventAnnounced{Event: e} }
+
+// locks holds one lock for each model while somebody wants it.
+type locks struct {
+	mu   sync.Mutex
+	held map[string]*lock
+}
+
+type lock struct {
+	sync.Mutex
+	wanted int
+}
+
+// lock waits for the model's lock and gives the function that lets go of it.
+func (l *locks) lock(modelID string) (unlock func()) {
+	l.mu.Lock()
+	if l.held == nil {
+		l.held = map[string]*lock{}
+	}
+	one, ok := l.held[modelID]
+	if !ok {
+		one = &lock{}
+		l.held[modelID] = one
+	}
+	one.wanted++
+	l.mu.Unlock()
+	one.Lock()
+	return func() {
+		one.Unlock()
+		l.mu.Lock()
+		if one.wanted--; one.wanted == 0 {
+			delete(l.held, modelID)
+		}
+		l.mu.Unlock()
+	}
+}

@@ -1,0 +1,157 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+)
+
+// modelEvent is the data of the events about a model itself.
+type modelEvent struct {
+	Visibility  registry.Visibility `json:"visibility"`
+	Description string              `json:"description"`
+}
+
+// CreateModel makes a model with an empty repository. The name of a deleted model is an
+// administrator's to use again.
+func (s *Service) CreateModel(ctx context.Context, by Request, name registry.ModelName, visibility registry.Visibility, description string) (registry.Model, error) {
+	if err := access.Authorize(by.Identity, access.Create, nil); err != nil {
+		return registry.Model{}, err
+	}
+	if err := checkDescription(description); err != nil {
+		return registry.Model{}, err
+	}
+	unlock := s.locks.lock("name:" + name.String())
+	defer unlock()
+	return s.create(ctx, by, name, visibility, description)
+}
+
+// EnsureModel is the model that a push goes to; it makes the model when there is none.
+func (s *Service) EnsureModel(ctx context.Context, by Request, name registry.ModelName) (registry.Model, error) {
+	unlock := s.locks.lock("name:" + name.String())
+	defer unlock()
+	m, err := s.Index.ModelByName(ctx, name)
+	if err == nil {
+		return m, access.Authorize(by.Identity, access.Write, &m)
+	}
+	if !errors.Is(err, registry.ErrNotFound) {
+		return m, err
+	}
+	if err := access.Authorize(by.Identity, access.Create, nil); err != nil {
+		return m, err
+	}
+	return s.create(ctx, by, name, s.Visibility, "")
+}
+
+func (s *Service) create(ctx context.Context, by Request, name registry.ModelName, visibility registry.Visibility, description string) (registry.Model, error) {
+	switch _, err := s.Index.ModelByName(ctx, name); {
+	case err == nil:
+		return registry.Model{}, fmt.Errorf("model %s: %w", name, registry.ErrExists)
+	case !errors.Is(err, registry.ErrNotFound):
+		return registry.Model{}, err
+	}
+	deleted, err := s.Index.Deleted(ctx, name)
+	if err != nil {
+		return registry.Model{}, err
+	}
+	if deleted && by.Identity.Role != access.Admin {
+		return registry.Model{}, fmt.Errorf("a model %s was deleted, and only an administrator may use its name again: %w", name, registry.ErrForbidden)
+	}
+	now := s.Now()
+	m := registry.Model{
+		ID: Request{}.newID("", ""), Name: name, Visibility: visibility, Description: description,
+		CreatedAt: now, CreatedBy: by.Identity.Name, UpdatedAt: now,
+	}
+	event := registry.NewEvent(registry.EventModelCreated, m, by.Identity.Name, now, modelEvent{m.Visibility, m.Description})
+	// The repository is made from the record: after a crash here the next who opens it does so.
+	err = s.commit(ctx, registry.Group{At: now, Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
+		registry.ModelCreated{Model: m}, announce(event),
+	}})
+	if err != nil {
+		return registry.Model{}, err
+	}
+	_, err = s.Repositories.Open(ctx, name)
+	return m, err
+}
+
+func checkDescription(text string) error {
+	if len(text) > registry.MaxDescriptionLen || !utf8.ValidString(text) {
+		return registry.Invalid("description", "a description is UTF-8 text of at most %d bytes", registry.MaxDescriptionLen)
+	}
+	return nil
+}
+
+// ModelChange is what a client sets of a model; nil leaves it as it is.
+type ModelChange struct {
+	Description *string
+	Visibility  *registry.Visibility
+}
+
+// ChangeModel sets the description or the visibility.
+func (s *Service) ChangeModel(ctx context.Context, by Request, m registry.Model, change ModelChange) (registry.Model, error) {
+	if err := access.Authorize(by.Identity, access.Describe, &m); err != nil {
+		return m, err
+	}
+	unlock := s.locks.lock(m.ID)
+	defer unlock()
+	m, err := s.Index.ModelByID(ctx, m.ID)
+	if err != nil {
+		return m, err
+	}
+	before := m.Visibility
+	if change.Description != nil {
+		if err := checkDescription(*change.Description); err != nil {
+			return m, err
+		}
+		m.Description = *change.Description
+	}
+	if change.Visibility != nil {
+		m.Visibility = *change.Visibility
+	}
+	g := registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
+		registry.ModelChanged{ModelID: m.ID, Description: m.Description, Visibility: m.Visibility},
+	}}
+	if m.Visibility != before {
+		g.Records = append(g.Records, announce(registry.NewEvent(registry.EventModelVisibilityChanged, m, g.Actor, g.At,
+			modelEvent{m.Visibility, m.Description}, string(m.Visibility), g.At.String())))
+	}
+	if err := s.commit(ctx, g); err != nil {
+		return m, err
+	}
+	return s.Index.ModelByID(ctx, m.ID)
+}
+
+// DeleteModel takes a model away. Its tombstone keeps its version tags from ever being used
+// again under its name.
+func (s *Service) DeleteModel(ctx context.Context, by Request, m registry.Model) error {
+	if err := access.Authorize(by.Identity, access.Delete, &m); err != nil {
+		return err
+	}
+	unlock := s.locks.lock(m.ID)
+	defer unlock()
+	if _, err := s.Index.ModelByID(ctx, m.ID); err != nil {
+		return err
+	}
+	now := s.Now()
+	err := s.commit(ctx, registry.Group{At: now, Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
+		announce(registry.NewEvent(registry.EventModelDeleted, m, by.Identity.Name, now, modelEvent{m.Visibility, m.Description})),
+		registry.ModelDeleted{ModelID: m.ID},
+	}})
+	if err != nil {
+		return err
+	}
+	// A crash here leaves a repository without a model; see Start.
+	return s.Repositories.Remove(ctx, m.Name)
+}
+
+// LinkBlobs records that the model was shown the content of these blobs, so that it may refer
+// to them and its readers may fetch them.
+func (s *Service) LinkBlobs(ctx context.Context, by Request, m registry.Model, blobs ...registry.LinkedBlob) error {
+	return s.commit(ctx, registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
+		registry.BlobsLinked{ModelID: m.ID, Blobs: blobs},
+	}})
+}

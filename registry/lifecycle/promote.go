@@ -1,0 +1,204 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+)
+
+// maxReasonLen is the longest reason that a person gives, in bytes.
+const maxReasonLen = 4096
+
+func checkReason(reason string) error {
+	if len(reason) > maxReasonLen || !utf8.ValidString(reason) {
+		return registry.Invalid("reason", "a reason is UTF-8 text of at most %d bytes", maxReasonLen)
+	}
+	return nil
+}
+
+// Promote puts a version into an environment when every gate is open. A closed gate is a
+// [registry.GateClosedError], and the refusal is recorded.
+func (s *Service) Promote(ctx context.Context, by Request, m registry.Model, env registry.EnvironmentName, tag registry.Tag, reason string) (registry.EnvironmentChange, error) {
+	if err := access.Authorize(by.Identity, access.Promote, &m); err != nil {
+		return registry.EnvironmentChange{}, err
+	}
+	if err := checkReason(reason); err != nil {
+		return registry.EnvironmentChange{}, err
+	}
+	unlock := s.locks.lock(m.ID)
+	defer unlock()
+	p, err := s.attempt(ctx, by, m, env, tag, "promotion")
+	if err != nil || p.done != nil {
+		return p.result(), err
+	}
+	if p.state.Version() == tag {
+		return registry.EnvironmentChange{}, fmt.Errorf("%s %s is in %s already: %w", m.Name, tag, env, registry.ErrConflict)
+	}
+	if err := p.deployProblem(p.env); err != nil {
+		return registry.EnvironmentChange{}, fmt.Errorf("%s cannot be deployed to %s: %w: %w", tag, env, err, registry.ErrConflict)
+	}
+	if !p.verdict.Open {
+		p.group.Records = append(p.group.Records, registry.PromotionRefused{ModelID: m.ID, Tag: tag, Verdict: p.verdict, Reason: reason})
+		if err := s.commit(ctx, p.group); err != nil {
+			return registry.EnvironmentChange{}, err
+		}
+		return registry.EnvironmentChange{}, &registry.GateClosedError{Model: m.Name, Version: tag, Verdict: p.verdict}
+	}
+	change := p.promote(p.env, &p.state, p.version, p.verdict, registry.EnvironmentChange{
+		ID: p.id, Kind: registry.Promotion, By: by.Identity.Name, At: p.group.At, Reason: reason,
+	})
+	if err := s.commit(ctx, p.group); err != nil {
+		return change, err
+	}
+	_, err = s.settle(ctx, m.ID, []registry.Tag{tag})
+	return change, err
+}
+
+// RollBack puts a version that was live in an environment back there: the one before the
+// current one, or the one named. Gates are not asked, because it ran there before; a
+// quarantined or revoked version is refused all the same. What is taken out is barred from
+// automatic promotion there until a person promotes it.
+func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, env registry.EnvironmentName, tag registry.Tag, reason string) (registry.EnvironmentChange, error) {
+	if err := access.Authorize(by.Identity, access.Promote, &m); err != nil {
+		return registry.EnvironmentChange{}, err
+	}
+	if err := checkReason(reason); err != nil {
+		return registry.EnvironmentChange{}, err
+	}
+	unlock := s.locks.lock(m.ID)
+	defer unlock()
+	state, err := s.Index.Environment(ctx, m.ID, env)
+	if err != nil {
+		return registry.EnvironmentChange{}, err
+	}
+	if tag.IsZero() {
+		if state.Current == nil || state.Current.Previous.IsZero() {
+			return registry.EnvironmentChange{}, fmt.Errorf("nothing was in %s before: %w", env, registry.ErrConflict)
+		}
+		tag = state.Current.Previous
+	}
+	p, err := s.attempt(ctx, by, m, env, tag, "rollback")
+	if err != nil || p.done != nil {
+		return p.result(), err
+	}
+	switch {
+	case !state.HasHeld(tag):
+		return registry.EnvironmentChange{}, fmt.Errorf("%s was never in %s: promote it instead: %w", tag, env, registry.ErrConflict)
+	case state.Version() == tag:
+		return registry.EnvironmentChange{}, fmt.Errorf("%s %s is in %s already: %w", m.Name, tag, env, registry.ErrConflict)
+	case p.version.State == registry.Quarantined || p.version.State == registry.Revoked:
+		return registry.EnvironmentChange{}, fmt.Errorf("%s is %s: %w", tag, p.version.State, registry.ErrConflict)
+	}
+	change := p.promote(p.env, &state, p.version, p.verdict, registry.EnvironmentChange{
+		ID: p.id, Kind: registry.Rollback, By: by.Identity.Name, At: p.group.At, Reason: reason,
+	})
+	if err := s.commit(ctx, p.group); err != nil {
+		return change, err
+	}
+	_, err = s.settle(ctx, m.ID, []registry.Tag{tag})
+	return change, err
+}
+
+// attempt is what a change of an environment is decided from.
+type attempt struct {
+	settlement
+	id      string
+	env     *registry.Environment
+	state   registry.EnvironmentState
+	version registry.VersionRecord
+	verdict registry.Verdict
+	done    *registry.EnvironmentChange // the same request was carried out before
+}
+
+func (a attempt) result() registry.EnvironmentChange {
+	if a.done == nil {
+		return registry.EnvironmentChange{}
+	}
+	return *a.done
+}
+
+func (s *Service) attempt(ctx context.Context, by Request, m registry.Model, env registry.EnvironmentName, tag registry.Tag, what string) (attempt, error) {
+	a := attempt{
+		settlement: settlement{Service: s, m: m, group: registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID}},
+		id:         by.newID(m.ID, what),
+	}
+	switch before, err := s.Index.ChangeByID(ctx, m.ID, a.id); {
+	case err == nil && (before.Environment != env || before.Version != tag):
+		return a, fmt.Errorf("the idempotency key was used for another %s: %w", what, registry.ErrConflict)
+	case err == nil:
+		a.done = &before
+		return a, nil
+	case !errors.Is(err, registry.ErrNotFound):
+		return a, err
+	}
+	policy, err := s.environmentPolicy(ctx, m, env)
+	if err != nil {
+		return a, err
+	}
+	a.env, _ = policy.Policy.Environment(env)
+	if a.state, err = s.Index.Environment(ctx, m.ID, env); err != nil {
+		return a, err
+	}
+	if a.version, err = s.Index.Version(ctx, m.ID, tag); err != nil {
+		return a, err
+	}
+	a.verdict, err = s.verdict(ctx, m.ID, a.version, a.env, policy.Commit)
+	return a, err
+}
+
+// environmentPolicy is the policy in force, which has the environment.
+func (s *Service) environmentPolicy(ctx context.Context, m registry.Model, env registry.EnvironmentName) (registry.PolicyState, error) {
+	policy, err := s.Index.Policy(ctx, m.ID)
+	if err != nil {
+		return policy, err
+	}
+	if policy.Problem != "" {
+		return policy, fmt.Errorf("%s at %s is not in force: %s: %w", registry.PolicyFile, policy.Commit.Short(), policy.Problem, registry.ErrConflict)
+	}
+	if _, ok := policy.Policy.Environment(env); !ok {
+		return policy, fmt.Errorf("%s of %s has no environment %s: %w", registry.PolicyFile, m.Name, env, registry.ErrNotFound)
+	}
+	return policy, nil
+}
+
+// Approve records that the caller approves of a version for an environment. Whoever published
+// the version cannot approve of it alone: the gate does not count that approval.
+func (s *Service) Approve(ctx context.Context, by Request, m registry.Model, env registry.EnvironmentName, tag registry.Tag, reason string) (registry.Approval, error) {
+	if err := access.Authorize(by.Identity, access.Approve, &m); err != nil {
+		return registry.Approval{}, err
+	}
+	if err := checkReason(reason); err != nil {
+		return registry.Approval{}, err
+	}
+	unlock := s.locks.lock(m.ID)
+	defer unlock()
+	if _, err := s.environmentPolicy(ctx, m, env); err != nil {
+		return registry.Approval{}, err
+	}
+	if _, err := s.Index.Version(ctx, m.ID, tag); err != nil {
+		return registry.Approval{}, err
+	}
+	given, err := s.Index.Approvals(ctx, m.ID, tag, env)
+	if err != nil {
+		return registry.Approval{}, err
+	}
+	if i := slices.IndexFunc(given, func(a registry.Approval) bool { return a.By == by.Identity.Name }); i >= 0 {
+		return given[i], nil
+	}
+	a := registry.Approval{Environment: env, Version: tag, By: by.Identity.Name, At: s.Now(), Reason: reason}
+	e := registry.NewEvent(registry.EventEnvironmentApproved, m, a.By, a.At, a, env.String(), tag.String(), a.By)
+	e.Version, e.Environment = tag, env
+	err = s.commit(ctx, registry.Group{At: a.At, Actor: a.By, Request: by.ID, Records: []registry.Record{
+		registry.ApprovalGiven{ModelID: m.ID, Approval: a}, announce(e),
+	}})
+	if err != nil {
+		return registry.Approval{}, err
+	}
+	_, err = s.settle(ctx, m.ID, []registry.Tag{tag})
+	return a, err
+}

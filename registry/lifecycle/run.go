@@ -1,0 +1,100 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/herdbook/herdbook/registry"
+)
+
+// sweepEvery is the time between two looks at all models.
+const sweepEvery = time.Minute
+
+// Start brings every model up to date before the server answers: it takes over what a crash
+// left between Git and the journal.
+func (s *Service) Start(ctx context.Context) error {
+	return s.sweep(ctx)
+}
+
+// sweep reconciles every model. A failure of one does not keep the others from it.
+func (s *Service) sweep(ctx context.Context) error {
+	models, err := s.Index.AllModels(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range models {
+		if _, err := s.Reconcile(ctx, m.ID); err != nil && !errors.Is(err, registry.ErrNotFound) {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			s.Log.ErrorContext(ctx, "a model cannot be reconciled", "model", m.Name, "error", err.Error())
+		}
+	}
+	return nil
+}
+
+// Run does what follows the commits until ctx ends: it makes images, writes records into the
+// repositories, and looks at all models each minute. It returns when all of that has stopped
+// and the last records are written.
+func (s *Service) Run(ctx context.Context) {
+	var wait sync.WaitGroup
+	images := make(chan struct{}, 1)
+	wait.Go(func() { s.onPoke(ctx, images, "make images", s.BuildImages) })
+	wait.Go(func() {
+		tick := time.NewTicker(sweepEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				s.logged(ctx, "sweep the models", s.sweep)
+			}
+		}
+	})
+	s.onPoke(ctx, s.wake, "write records", func(ctx context.Context) error {
+		poke(images)
+		return s.Mirror(ctx)
+	})
+	wait.Wait()
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	s.logged(stop, "write the last records", s.Mirror)
+}
+
+// retryAfter is the time until work that failed is done again.
+const retryAfter = 5 * time.Second
+
+// onPoke does the work once, and again after each poke and some time after a failure.
+func (s *Service) onPoke(ctx context.Context, poked <-chan struct{}, what string, work func(context.Context) error) {
+	for {
+		var again <-chan time.Time
+		if !s.logged(ctx, what, work) {
+			again = time.After(retryAfter)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-again:
+		case <-poked:
+		}
+	}
+}
+
+// logged does work and reports whether it was done.
+func (s *Service) logged(ctx context.Context, what string, work func(context.Context) error) bool {
+	err := work(ctx)
+	if err != nil && ctx.Err() == nil {
+		s.Log.ErrorContext(ctx, "background work", "work", what, "error", err.Error())
+	}
+	return err == nil
+}
+
+func poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

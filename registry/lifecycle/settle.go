@@ -1,0 +1,238 @@
+package lifecycle
+
+import (
+	"context"
+	"slices"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/gate"
+)
+
+// maxPending bounds the versions that are looked at when something changed: those of the
+// highest precedence above all that an environment has held. The verdict of any other version
+// is there whenever it is asked for.
+const maxPending = 20
+
+// settle announces the gates that moved and promotes what the server may promote itself. It
+// is called, under the model's lock, after anything that a gate may read has changed; focus
+// are versions to look at besides the pending ones.
+func (s *Service) settle(ctx context.Context, modelID string, focus []registry.Tag) ([]registry.EnvironmentChange, error) {
+	var promoted []registry.EnvironmentChange
+	for {
+		m, err := s.Index.ModelByID(ctx, modelID)
+		if err != nil {
+			return promoted, err
+		}
+		round := settlement{Service: s, m: m, group: registry.Group{At: s.Now(), Actor: access.System.Name}}
+		change, err := round.run(ctx, focus)
+		if err != nil {
+			return promoted, err
+		}
+		if len(round.group.Records) > 0 {
+			if err := s.commit(ctx, round.group); err != nil {
+				return promoted, err
+			}
+		}
+		if change == nil {
+			return promoted, nil
+		}
+		// What was promoted may be the condition of another environment. It ends, because each
+		// promotion raises the version that an environment has held.
+		promoted = append(promoted, *change)
+	}
+}
+
+// settlement is one round: it promotes at most one version.
+type settlement struct {
+	*Service
+	m     registry.Model
+	group registry.Group
+}
+
+func (r *settlement) run(ctx context.Context, focus []registry.Tag) (*registry.EnvironmentChange, error) {
+	policy, err := r.Index.Policy(ctx, r.m.ID)
+	if err != nil || policy.Policy == nil {
+		return nil, err
+	}
+	versions, err := r.Index.Versions(ctx, r.m.ID)
+	if err != nil {
+		return nil, err
+	}
+	for i := range policy.Policy.Environments {
+		env := &policy.Policy.Environments[i]
+		state, err := r.Index.Environment(ctx, r.m.ID, env.Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range pending(versions, &state, focus) {
+			verdict, err := r.verdict(ctx, r.m.ID, v, env, policy.Commit)
+			if err != nil {
+				return nil, err
+			}
+			if err := r.announceGate(ctx, v, verdict); err != nil {
+				return nil, err
+			}
+			if !verdict.Open || !registry.MayPromoteAutomatically(env, &state, v.Version.Tag) || r.deployProblem(env) != nil {
+				continue
+			}
+			change := r.promote(env, &state, v, verdict, registry.EnvironmentChange{
+				Kind: registry.Promotion, Automatic: true, By: r.group.Actor, At: r.group.At,
+				Reason: "every gate is open and the policy promotes automatically",
+			})
+			return &change, nil
+		}
+	}
+	return nil, nil
+}
+
+// pending are the versions that may still come to an environment, the highest first, and the
+// ones in focus.
+func pending(versions []registry.VersionRecord, state *registry.EnvironmentState, focus []registry.Tag) []registry.VersionRecord {
+	var highest registry.Tag
+	for _, held := range state.Held {
+		if held.Compare(highest) > 0 {
+			highest = held
+		}
+	}
+	var found []registry.VersionRecord
+	for i, v := range versions {
+		if (i < maxPending && v.Version.Tag.Compare(highest) > 0) || slices.Contains(focus, v.Version.Tag) {
+			found = append(found, v)
+		}
+	}
+	return found
+}
+
+// gateEvent is the data of gate.opened and gate.closed.
+type gateEvent struct {
+	Verdict registry.Verdict `json:"verdict"`
+}
+
+// announceGate records a verdict that differs from the one announced last. A gate that was
+// never announced is closed.
+func (r *settlement) announceGate(ctx context.Context, v registry.VersionRecord, verdict registry.Verdict) error {
+	last, _, err := r.Index.AnnouncedGate(ctx, r.m.ID, v.Version.Tag, verdict.Environment)
+	if err != nil || last.Open == verdict.Open {
+		return err
+	}
+	kind := registry.EventGateClosed
+	if verdict.Open {
+		kind = registry.EventGateOpened
+	}
+	e := registry.NewEvent(kind, r.m, r.group.Actor, r.group.At, gateEvent{verdict},
+		v.Version.Tag.String(), verdict.Environment.String(), r.group.At.String())
+	e.Version, e.Environment = v.Version.Tag, verdict.Environment
+	r.group.Records = append(r.group.Records, registry.GateMoved{ModelID: r.m.ID, Tag: v.Version.Tag, Verdict: verdict}, announce(e))
+	return nil
+}
+
+// changeEvent is the data of environment.promoted and environment.rolledback.
+type changeEvent struct {
+	Change registry.EnvironmentChange `json:"change"`
+}
+
+// promote adds a change of an environment to the group, and its event.
+func (r *settlement) promote(env *registry.Environment, state *registry.EnvironmentState, v registry.VersionRecord, verdict registry.Verdict, c registry.EnvironmentChange) registry.EnvironmentChange {
+	c.Environment, c.Version, c.Commit, c.Artifact = env.Name, v.Version.Tag, v.Version.Commit, v.Version.Artifact.Digest
+	c.Previous, c.Deploy, c.Verdict = state.Version(), env.Deploy, &verdict
+	// No hook reports a deployment back yet, so that a version is live where it was promoted.
+	c.Live = true
+	kind := registry.EventEnvironmentPromoted
+	if c.Kind == registry.Rollback {
+		kind = registry.EventEnvironmentRolledBack
+	}
+	if c.ID == "" {
+		c.ID = registry.EventID(r.m.ID, kind, c.Environment.String(), c.Version.String(), c.At.String())
+	}
+	e := registry.NewEvent(kind, r.m, c.By, c.At, changeEvent{c}, c.ID)
+	e.Version, e.Environment = c.Version, c.Environment
+	r.group.Records = append(r.group.Records, registry.EnvironmentChanged{ModelID: r.m.ID, Change: c}, announce(e))
+	return c
+}
+
+// deployProblem says why a version cannot be deployed to an environment: its policy names a
+// hook that the operator did not give to the model.
+func (r *settlement) deployProblem(env *registry.Environment) error {
+	for _, hook := range env.Deploy {
+		if err := r.Deployer(r.m.Name, hook); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Verdicts are what the gates of each environment say of a version now.
+func (s *Service) Verdicts(ctx context.Context, m registry.Model, v registry.VersionRecord) ([]registry.Verdict, error) {
+	return s.verdicts(ctx, m.ID, v)
+}
+
+func (s *Service) verdicts(ctx context.Context, modelID string, v registry.VersionRecord) ([]registry.Verdict, error) {
+	verdicts := []registry.Verdict{}
+	policy, err := s.Index.Policy(ctx, modelID)
+	if err != nil || policy.Policy == nil {
+		return verdicts, err
+	}
+	for i := range policy.Policy.Environments {
+		verdict, err := s.verdict(ctx, modelID, v, &policy.Policy.Environments[i], policy.Commit)
+		if err != nil {
+			return nil, err
+		}
+		verdicts = append(verdicts, verdict)
+	}
+	return verdicts, nil
+}
+
+// verdict gathers the facts of a version and lets the gates of an environment decide.
+func (s *Service) verdict(ctx context.Context, modelID string, v registry.VersionRecord, env *registry.Environment, policyCommit registry.ObjectID) (registry.Verdict, error) {
+	facts := gate.Facts{
+		Now: s.Now(), PolicyCommit: policyCommit, State: v.State, Subject: gate.Subject{
+			Tag: v.Version.Tag, Commit: v.Version.Commit, PublishedAt: v.Version.PublishedAt, PublishedBy: v.Version.PublishedBy, Card: v.Version.Card,
+		},
+	}
+	var err error
+	if facts.Evaluations, err = s.Index.Evaluations(ctx, modelID, v.Version.Commit); err != nil {
+		return registry.Verdict{}, err
+	}
+	if facts.Approvals, err = s.Index.Approvals(ctx, modelID, v.Version.Tag, env.Name); err != nil {
+		return registry.Verdict{}, err
+	}
+	if !env.After.IsZero() {
+		before, err := s.Index.Environment(ctx, modelID, env.After)
+		if err != nil {
+			return registry.Verdict{}, err
+		}
+		facts.WasLiveBefore = before.HasHeld(v.Version.Tag)
+	}
+	if facts.Incumbent, err = s.incumbent(ctx, modelID, env.Name, v.Version.Tag); err != nil {
+		return registry.Verdict{}, err
+	}
+	return s.gates.Decide(env, facts), nil
+}
+
+// incumbent is what runs in an environment; nil while nothing was ever live there. The version
+// in question is compared with what it would replace: when it is there itself, with the one
+// before it.
+func (s *Service) incumbent(ctx context.Context, modelID string, env registry.EnvironmentName, tag registry.Tag) (*gate.Incumbent, error) {
+	state, err := s.Index.Environment(ctx, modelID, env)
+	if err != nil || state.Current == nil {
+		return nil, err
+	}
+	running := state.Version()
+	if running == tag {
+		if running = state.Current.Previous; running.IsZero() {
+			return nil, nil
+		}
+	}
+	v, err := s.Index.Version(ctx, modelID, running)
+	if err != nil {
+		return nil, err
+	}
+	evaluations, err := s.Index.Evaluations(ctx, modelID, v.Version.Commit)
+	return &gate.Incumbent{
+		Subject: gate.Subject{
+			Tag: v.Version.Tag, Commit: v.Version.Commit, PublishedAt: v.Version.PublishedAt, PublishedBy: v.Version.PublishedBy, Card: v.Version.Card,
+		},
+		Evaluations: evaluations,
+	}, err
+}

@@ -1,0 +1,280 @@
+package registry
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Group is what the journal commits at once: the changes of one decision and the events that
+// announce them. A crash loses all of it or nothing.
+type Group struct {
+	At      time.Time
+	Actor   string
+	Request string // id of the request that caused it, if one did
+	Records []Record
+}
+
+// Record is one fact that the journal keeps. The set of types is closed: the ones of this
+// file. What a type once meant it always means; a new meaning is a new type.
+type Record interface{ recordType() string }
+
+// The records. Each is written as {"type": ..., "data": {...}}.
+type (
+	// ModelCreated says that a model came to be. Its repository is made from this record when it is
+	// missing.
+	ModelCreated struct {
+		Model Model `json:"model"`
+	}
+	// ModelChanged says that description or visibility were set.
+	ModelChanged struct {
+		ModelID     string     `json:"model_id"`
+		Description string     `json:"description"`
+		Visibility  Visibility `json:"visibility"`
+	}
+	// ModelDeleted says that the model is gone; its name and its tags leave a tombstone.
+	ModelDeleted struct {
+		ModelID string `json:"model_id"`
+	}
+	// DefaultBranchSet says that HEAD of the repository points to this branch.
+	DefaultBranchSet struct {
+		ModelID string `json:"model_id"`
+		Branch  string `json:"branch"`
+	}
+	// PushStarted says that a push passed its checks and its refs are about to move. While it has no
+	// PushFinished, refs that moved are taken for its work.
+	PushStarted struct {
+		PushID  string      `json:"push_id"`
+		ModelID string      `json:"model_id"`
+		Options []string    `json:"options,omitempty"`
+		Updates []RefUpdate `json:"updates"`
+	}
+	// PushFinished says that the refs of the push were announced.
+	PushFinished struct {
+		PushID  string `json:"push_id"`
+		ModelID string `json:"model_id"`
+	}
+	// RefMoved says that a ref of the repository has a new value, and that was announced. Generation
+	// counts the moves of the ref, so that coming back to an old value is another event.
+	RefMoved struct {
+		ModelID    string `json:"model_id"`
+		Generation uint64 `json:"generation"`
+		RefUpdate
+	}
+	// BlobsLinked says that the model owns these blobs: it was shown their content.
+	BlobsLinked struct {
+		ModelID string       `json:"model_id"`
+		Blobs   []LinkedBlob `json:"blobs"`
+	}
+	// VersionPublished says that the tag is a version from now on, for ever.
+	VersionPublished struct {
+		ModelID  string         `json:"model_id"`
+		Version  Version        `json:"version"`
+		Manifest StoredManifest `json:"manifest"`
+		Edges    []LineageEdge  `json:"edges,omitempty"`
+	}
+	// ImageBuilt says that the runnable image of a version is there, or cannot be made.
+	ImageBuilt struct {
+		ModelID   string           `json:"model_id"`
+		Tag       Tag              `json:"tag"`
+		Status    ImageStatus      `json:"status"`
+		Manifests []StoredManifest `json:"manifests,omitempty"`
+		Blobs     []LinkedBlob     `json:"blobs,omitempty"` // the configs
+		Layers    []ImageLayer     `json:"layers,omitempty"`
+	}
+	// EvaluationRecorded is an evaluation of a commit.
+	EvaluationRecorded struct {
+		ModelID    string     `json:"model_id"`
+		Evaluation Evaluation `json:"evaluation"`
+	}
+	// PolicySet says that the default branch has this policy.
+	PolicySet struct {
+		ModelID string      `json:"model_id"`
+		Policy  PolicyState `json:"policy"`
+	}
+	// GateMoved says that the verdict of an environment on a version went from closed to open or back.
+	GateMoved struct {
+		ModelID string  `json:"model_id"`
+		Tag     Tag     `json:"tag"`
+		Verdict Verdict `json:"verdict"`
+	}
+	// PromotionRefused says that a promotion was asked for and a gate was closed.
+	PromotionRefused struct {
+		ModelID string  `json:"model_id"`
+		Tag     Tag     `json:"tag"`
+		Verdict Verdict `json:"verdict"`
+		Reason  string  `json:"reason,omitempty"`
+	}
+	// EnvironmentChanged says that another version is in the environment.
+	EnvironmentChanged struct {
+		ModelID string            `json:"model_id"`
+		Change  EnvironmentChange `json:"change"`
+	}
+	// ApprovalGiven says that somebody approves of a version for an environment.
+	ApprovalGiven struct {
+		ModelID  string   `json:"model_id"`
+		Approval Approval `json:"approval"`
+	}
+	// EdgesAdded is lineage that a client declared.
+	EdgesAdded struct {
+		ModelID string        `json:"model_id"`
+		Edges   []LineageEdge `json:"edges"`
+	}
+	// EventAnnounced is something to tell the sinks.
+	EventAnnounced struct {
+		Event Event `json:"event"`
+	}
+	// DeliveryTried says that an event was sent to a sink, and what came of it.
+	DeliveryTried struct {
+		Attempt Attempt `json:"attempt"`
+	}
+	// TokenCreated is an access token, kept as the SHA-256 of its secret.
+	TokenCreated struct {
+		Token Token `json:"token"`
+	}
+	// TokenRevoked says that the token is worth nothing from now on.
+	TokenRevoked struct {
+		TokenID string `json:"token_id"`
+	}
+)
+
+// LinkedBlob is a blob that a model owns.
+type LinkedBlob struct {
+	Digest    digest.Digest `json:"digest"`
+	SizeBytes int64         `json:"size_bytes"`
+}
+
+// Token is an access token as it is kept: never the secret itself.
+type Token struct {
+	ID        string    `json:"id"`
+	Owner     string    `json:"owner"`
+	Role      string    `json:"role"` // admin, until there are others
+	Hash      string    `json:"hash"` // hex SHA-256 of the whole token as it was shown
+	CreatedAt time.Time `json:"created_at"`
+}
+
+func (ModelCreated) recordType() string       { return "model_created" }
+func (ModelChanged) recordType() string       { return "model_changed" }
+func (ModelDeleted) recordType() string       { return "model_deleted" }
+func (DefaultBranchSet) recordType() string   { return "default_branch_set" }
+func (PushStarted) recordType() string        { return "push_started" }
+func (PushFinished) recordType() string       { return "push_finished" }
+func (RefMoved) recordType() string           { return "ref_moved" }
+func (BlobsLinked) recordType() string        { return "blobs_linked" }
+func (VersionPublished) recordType() string   { return "version_published" }
+func (ImageBuilt) recordType() string         { return "image_built" }
+func (EvaluationRecorded) recordType() string { return "evaluation_recorded" }
+func (PolicySet) recordType() string          { return "policy_set" }
+func (GateMoved) recordType() string          { return "gate_moved" }
+func (PromotionRefused) recordType() string   { return "promotion_refused" }
+func (EnvironmentChanged) recordType() string { return "environment_changed" }
+func (ApprovalGiven) recordType() string      { return "approval_given" }
+func (EdgesAdded) recordType() string         { return "edges_added" }
+func (EventAnnounced) recordType() string     { return "event_announced" }
+func (DeliveryTried) recordType() string      { return "delivery_tried" }
+func (TokenCreated) recordType() string       { return "token_created" }
+func (TokenRevoked) recordType() string       { return "token_revoked" }
+
+// RecordTypes are the names of all types of records, sorted.
+func RecordTypes() []string { return sortedKeys(recordDecoders()) }
+
+// recordDecoders maps each type's name to the function that reads its data.
+func recordDecoders() map[string]func(json.RawMessage) (Record, error) {
+	all := map[string]func(json.RawMessage) (Record, error){}
+	for _, add := range []func(map[string]func(json.RawMessage) (Record, error)){
+		decode[ModelCreated], decode[ModelChanged], decode[ModelDeleted], decode[DefaultBranchSet],
+		decode[PushStarted], decode[PushFinished], decode[RefMoved], decode[BlobsLinked],
+		decode[VersionPublished], decode[ImageBuilt], decode[EvaluationRecorded], decode[PolicySet],
+		decode[GateMoved], decode[PromotionRefused], decode[EnvironmentChanged], decode[ApprovalGiven],
+		decode[EdgesAdded], decode[EventAnnounced], decode[DeliveryTried], decode[TokenCreated],
+		decode[TokenRevoked],
+	} {
+		add(all)
+	}
+	return all
+}
+
+func decode[R Record](all map[string]func(json.RawMessage) (Record, error)) {
+	var zero R
+	all[zero.recordType()] = func(data json.RawMessage) (Record, error) {
+		var r R
+		err := json.Unmarshal(data, &r)
+		return r, err
+	}
+}
+
+type groupJSON struct {
+	At      time.Time       `json:"at"`
+	Actor   string          `json:"actor,omitempty"`
+	Request string          `json:"request,omitempty"`
+	Records []EncodedRecord `json:"records"`
+}
+
+// EncodeGroup writes a group as one line of JSON.
+func EncodeGroup(g Group) ([]byte, error) {
+	out := groupJSON{At: g.At, Actor: g.Actor, Request: g.Request, Records: make([]EncodedRecord, len(g.Records))}
+	for i, r := range g.Records {
+		encoded, err := EncodeRecord(r)
+		if err != nil {
+			return nil, err
+		}
+		out.Records[i] = encoded
+	}
+	return json.Marshal(out)
+}
+
+// EncodedRecord is a record that can be kept on its own.
+type EncodedRecord struct {
+	Type string          `json:"type"`
+	Data json.RawMessage `json:"data"`
+}
+
+// EncodeRecord writes one record on its own.
+func EncodeRecord(r Record) (EncodedRecord, error) {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return EncodedRecord{}, fmt.Errorf("encode record %s: %w", r.recordType(), err)
+	}
+	return EncodedRecord{r.recordType(), data}, nil
+}
+
+// Decoder reads groups back.
+type Decoder struct {
+	decoders map[string]func(json.RawMessage) (Record, error)
+}
+
+// NewDecoder makes a Decoder of all record types of this program.
+func NewDecoder() *Decoder { return &Decoder{recordDecoders()} }
+
+// Decode reads what EncodeGroup wrote. A type that this program does not know is an error: a
+// newer Herdbook wrote it, and to pass over it would lose a fact.
+func (d *Decoder) Decode(line []byte) (Group, error) {
+	var in groupJSON
+	if err := json.Unmarshal(line, &in); err != nil {
+		return Group{}, fmt.Errorf("decode journal group: %w", err)
+	}
+	g := Group{At: in.At, Actor: in.Actor, Request: in.Request, Records: make([]Record, len(in.Records))}
+	for i, r := range in.Records {
+		record, err := d.DecodeRecord(r)
+		if err != nil {
+			return Group{}, err
+		}
+		g.Records[i] = record
+	}
+	return g, nil
+}
+
+// DecodeRecord reads what EncodeRecord wrote.
+func (d *Decoder) DecodeRecord(r EncodedRecord) (Record, error) {
+	read, ok := d.decoders[r.Type]
+	if !ok {
+		return nil, fmt.Errorf("the journal holds a record of type %q, which this version of Herdbook does not know; start the newer version that wrote it", r.Type)
+	}
+	record, err := read(r.Data)
+	if err != nil {
+		return nil, fmt.Errorf("decode record %s: %w", r.Type, err)
+	}
+	return record, nil
+}

@@ -1,0 +1,161 @@
+package registry
+
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// The types of this file are what a store answers: facts of the records joined as callers
+// need them. They live here because both sides of an interface name them.
+
+// AnnouncedRef is the value of a ref that was last announced, and how often it moved.
+type AnnouncedRef struct {
+	ID         ObjectID `json:"id,omitempty"` // empty after a deletion
+	Generation uint64   `json:"generation"`
+}
+
+// PushIntent is a push whose refs may have moved and were not announced yet.
+type PushIntent struct {
+	PushStarted
+	Actor string    `json:"actor"`
+	At    time.Time `json:"at"`
+}
+
+// VersionRecord is a version with what may change about it.
+type VersionRecord struct {
+	ModelID string       `json:"model_id"`
+	Version Version      `json:"version"`
+	State   VersionState `json:"state"`
+	Image   ImageStatus  `json:"image"`
+}
+
+// Refusal is a promotion that a closed gate refused.
+type Refusal struct {
+	Tag     Tag       `json:"tag"`
+	Verdict Verdict   `json:"verdict"`
+	Reason  string    `json:"reason,omitempty"`
+	Actor   string    `json:"actor"`
+	At      time.Time `json:"at"`
+}
+
+// Page is which part of a list is asked for.
+type Page struct {
+	Cursor string // of the page before; empty for the first
+	Limit  int    // at most so many; 0 means MaxPage
+}
+
+// MaxPage is the longest page of a list.
+const MaxPage = 200
+
+// Bound is the limit in force: from 1 to MaxPage.
+func (p Page) Bound() int {
+	if p.Limit <= 0 || p.Limit > MaxPage {
+		return MaxPage
+	}
+	return p.Limit
+}
+
+// Walk is a question about lineage.
+type Walk struct {
+	Start     string // a node's id
+	Direction Direction
+	Depth     int        // edges from the start, at most MaxLineageDepth; 0 means that
+	Kinds     []EdgeKind // empty means all
+}
+
+// The bounds of an answer about lineage.
+const (
+	MaxLineageDepth = 50
+	MaxLineageNodes = 1000
+)
+
+// Mark is the place of a record that has to be written into its model's own repository.
+type Mark struct {
+	ModelID string
+	Seq     uint64 // of the journal group
+	Place   int    // of the record in the group
+	At      time.Time
+	Record  EncodedRecord
+}
+
+// ImageRepository is the key of the artifact repository of a model's images; the key of its
+// artifacts' repository is the model's id.
+func ImageRepository(modelID string) string { return modelID + "/image" }
+
+// Ref is a ref as Git has it.
+type Ref struct {
+	Name   string
+	ID     ObjectID
+	Peeled ObjectID // what an annotated tag points to in the end; ID for all else
+}
+
+// Commit is a Git commit.
+type Commit struct {
+	ID        ObjectID
+	Parents   []ObjectID
+	Author    Signature
+	Committer Signature
+	Message   string
+}
+
+// Signature is who made a commit or a tag, and when.
+type Signature struct {
+	Name  string
+	Email string
+	At    time.Time
+}
+
+// TagObject is an annotated tag.
+type TagObject struct {
+	Tagger  Signature
+	Message string
+}
+
+// FileMode says what an entry of a tree is.
+type FileMode int
+
+// The modes of entries.
+const (
+	Regular FileMode = iota
+	Executable
+	Symlink
+	Submodule
+)
+
+// TreeEntry is a file of a commit's tree.
+type TreeEntry struct {
+	Path      string
+	Mode      FileMode
+	ID        ObjectID
+	SizeBytes int64 // 0 for a submodule
+}
+
+// RecordCommit is one commit that the server adds to a ref of its own.
+type RecordCommit struct {
+	Ref     string
+	Message string
+	Author  string
+	At      time.Time
+	Files   map[string][]byte   // path -> content, added or replaced
+	Notes   map[ObjectID][]byte // annotated object -> the whole note
+}
+
+// BlobInfo is a blob that was stored.
+type BlobInfo struct {
+	Digest    digest.Digest
+	SizeBytes int64
+}
+
+// Counts are totals of what is kept.
+type Counts struct {
+	Models      int64 `json:"models"`
+	Versions    int64 `json:"versions"`
+	Evaluations int64 `json:"evaluations"`
+	GatesOpened int64 `json:"gates_opened"` // that were announced, ever
+	GatesClosed int64 `json:"gates_closed"`
+	Refused     int64 `json:"refused"` // promotions, by a closed gate
+	Waiting     int64 `json:"waiting"` // deliveries in the outbox
+
+	OldestWaiting time.Time `json:"-"` // the event that waits longest; zero when none does
+}

@@ -1,0 +1,486 @@
+package gitrepo
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/storage/gitrepo/hook"
+)
+
+// Service is one side of Git's protocol, by the name that clients ask for.
+type Service string
+
+// The two services.
+const (
+	UploadPackService  Service = "git-upload-pack"  // fetches
+	ReceivePackService Service = "git-receive-pack" // pushes
+)
+
+// ParseService reads the name of a service. The error is a [registry.FieldError] on "service".
+func ParseService(s string) (Service, error) {
+	switch service := Service(s); service {
+	case UploadPackService, ReceivePackService:
+		return service, nil
+	}
+	return "", registry.Invalid("service", "there is no Git service %.40q here", s)
+}
+
+var protocolVersion = regexp.MustCompile(`^version=[0-2]$`)
+
+// protocol picks what git is to know of a Git-Protocol header: nothing but the highest version that the service
+// speaks, and only one written as Git writes it.
+// Source: gitprotocol-v2(5), "HTTP Transport"; keys are separated by colons.
+func (s Service) protocol(header string) (env string, version int) {
+	for key := range strings.SplitSeq(header, ":") {
+		if protocolVersion.MatchString(key) {
+			version = max(version, int(key[len(key)-1]-'0'))
+		}
+	}
+	if s == ReceivePackService && version == 2 {
+		version = 0 // v2 has no pushes, and clients that ask for it anyway expect v0
+	}
+	return fmt.Sprintf("GIT_PROTOCOL=version=%d", version), version
+}
+
+// flusher is an [http.ResponseWriter], for one.
+type flusher interface{ Flush() }
+
+// client writes to a client until that fails once; from then on it does nothing, since the work for a client that
+// is gone must still come to its end.
+type client struct {
+	w   io.Writer
+	err error
+}
+
+func (c *client) send(b []byte) {
+	if c.err != nil || len(b) == 0 {
+		return
+	}
+	if _, c.err = c.w.Write(b); c.err != nil {
+		return
+	}
+	if f, ok := c.w.(flusher); ok {
+		f.Flush()
+	}
+}
+
+// AdvertiseRefs writes what a fetch or a push begins with: the answer to "GET info/refs?service=". A nil
+// repository is that of a model that does not exist yet and is advertised as an empty one, so that the first push
+// can create it. A repository that is not there is a [registry.ErrNotFound].
+func (s *Store) AdvertiseRefs(ctx context.Context, repo *Repository, service Service, gitProtocol string, w io.Writer) error {
+	ctx, done, err := s.begin(ctx, open)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if repo == nil {
+		repo = s.empty
+	}
+	if err := repo.mustExist(); err != nil {
+		return err
+	}
+	env, version := service.protocol(gitProtocol)
+	if version == 2 {
+		// It lists what the server can do, and no refs.
+		advert, err := s.fetchAdvert(ctx)
+		if err == nil {
+			_, err = w.Write(advert)
+		}
+		return err
+	}
+	cmd := s.command(ctx, repo.path, service.args("--http-backend-info-refs", repo.path)...)
+	cmd.Env = append(cmd.Env, env)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.start(); err != nil {
+		return err
+	}
+	// The status of the answer can still be an error until the first byte is written.
+	body := bufio.NewReaderSize(out, copyBufferSize)
+	if _, err := body.Peek(1); err != nil {
+		return errors.Join(fmt.Errorf("advertise the refs of %s", repo.name), cmd.wait())
+	}
+	head := appendPacket(nil, []byte("# service="+string(service)+"\n"))
+	_, err = w.Write(append(head, flushPacket...))
+	if err == nil {
+		_, err = body.WriteTo(w)
+	}
+	if err != nil {
+		cmd.abandon(out)
+		return err
+	}
+	return cmd.wait()
+}
+
+// args are the arguments of git that serve s.
+func (s Service) args(mode, path string) []string {
+	args := []string{strings.TrimPrefix(string(s), "git-")}
+	if s == UploadPackService {
+		args = append(args, "--strict") // the path is a repository, not a place to look for one
+	}
+	return append(args, mode, "--", path)
+}
+
+// readFetchAdvert returns a function that reads the advertisement of protocol v2 once.
+func (s *Store) readFetchAdvert() func(context.Context) ([]byte, error) {
+	var mu sync.Mutex
+	var advert []byte
+	return func(ctx context.Context) ([]byte, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if advert != nil {
+			return advert, nil
+		}
+		cmd := s.command(ctx, s.empty.path, UploadPackService.args("--http-backend-info-refs", s.empty.path)...)
+		cmd.Env = append(cmd.Env, "GIT_PROTOCOL=version=2")
+		out, err := cmd.output()
+		if err == nil {
+			advert = out
+		}
+		return out, err
+	}
+}
+
+// UploadPack is one request of a fetch.
+type UploadPack struct {
+	Repository  *Repository
+	GitProtocol string    // the header
+	In          io.Reader // the request, to its end; fails once the client is gone
+	Out         io.Writer // is flushed after each write if it has a Flush method
+}
+
+// How long a fetch waits for others to end.
+const fetchWait = time.Minute
+
+// UploadPack answers one request of a fetch. It may write before it has read all. The git that works for
+// it is killed when ctx ends. When too many fetches run for too long it fails with [registry.ErrUnavailable].
+func (s *Store) UploadPack(ctx context.Context, req UploadPack) error {
+	ctx, done, err := s.begin(ctx, open)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := req.Repository.mustExist(); err != nil {
+		return err
+	}
+	in := bufio.NewReaderSize(req.In, 4<<10)
+	if !listsRefs(in) {
+		release, err := s.waitForTurn(ctx)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	env, _ := UploadPackService.protocol(req.GitProtocol)
+	cmd := s.command(ctx, req.Repository.path, UploadPackService.args("--stateless-rpc", req.Repository.path)...)
+	cmd.Env = append(cmd.Env, env)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.start(); err != nil {
+		return err
+	}
+	var feeding sync.WaitGroup
+	feeding.Go(func() { _ = feed(stdin, in) })
+	defer feeding.Wait()
+
+	c := client{w: req.Out}
+	buf := getCopyBuffer()
+	defer putCopyBuffer(buf)
+	for {
+		n, err := out.Read(*buf)
+		if c.send((*buf)[:n]); c.err != nil {
+			cmd.abandon(out)
+			return fmt.Errorf("answer a fetch of %s: %w", req.Repository.name, c.err)
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err := cmd.wait(); err != nil {
+		return fmt.Errorf("fetch of %s: %w", req.Repository.name, err)
+	}
+	return nil
+}
+
+// listsRefs reports whether a request is the ls-refs of protocol v2, which is cheap.
+func listsRefs(in *bufio.Reader) bool {
+	const command = "command=ls-refs"
+	b, _ := in.Peek(packetStart + len(command))
+	return bytes.HasSuffix(b, []byte(command))
+}
+
+// waitForTurn waits until fewer than the allowed number of fetches run.
+func (s *Store) waitForTurn(ctx context.Context) (release func(), err error) {
+	patience := time.NewTimer(fetchWait)
+	defer patience.Stop()
+	select {
+	case s.fetches <- struct{}{}:
+		return func() { <-s.fetches }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-patience.C:
+		return nil, fmt.Errorf("%d fetches are running, and none ended within %s: %w", cap(s.fetches), fetchWait, registry.ErrUnavailable)
+	}
+}
+
+// maxDrain is how much of a request is read that git does not want any more, so that the client comes to read
+// why.
+const maxDrain = 1 << 30
+
+// feed copies in to the standard input of a git program and closes it. It returns the error of in.
+func feed(stdin io.WriteCloser, in io.Reader) error {
+	buf := getCopyBuffer()
+	defer putCopyBuffer(buf)
+	for {
+		n, err := in.Read(*buf)
+		if n > 0 {
+			if _, err := stdin.Write((*buf)[:n]); err != nil {
+				_ = stdin.Close()
+				_, err := io.CopyBuffer(io.Discard, io.LimitReader(in, maxDrain), *buf)
+				return err
+			}
+		}
+		if err != nil {
+			_ = stdin.Close()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// copyBufferSize is what a pipe holds.
+const copyBufferSize = 64 << 10
+
+var copyBuffers = sync.Pool{New: func() any {
+	b := make([]byte, copyBufferSize)
+	return &b
+}}
+
+func getCopyBuffer() *[]byte { return copyBuffers.Get().(*[]byte) }
+
+func putCopyBuffer(b *[]byte) { copyBuffers.Put(b) }
+
+// ReceivePack is one push.
+type ReceivePack struct {
+	Repository  *Repository
+	GitProtocol string // the header
+	// PushID names the push in logs and in what the user reads.
+	PushID string
+	In     io.Reader // the request, to its end; fails once the client is gone
+	Out    io.Writer // is flushed after each write if it has a Flush method
+
+	// Check decides about the push before any ref moves. Its error refuses the whole push: the lines of a
+	// [Refusal] are shown to the user, any other error is logged and the user reads that there was
+	// one. Its context ends when the client is gone, which refuses the push too.
+	Check func(ctx context.Context, push *Push) error
+	// Finish is called when refs moved, even if the client is gone: it has to make them durable and known. Only
+	// then is the client told that they moved. The lines are shown to the user. After an error the
+	// client is told that the push could not be recorded, although the refs stay where they are. Its context
+	// does not end with that of the push, only when Close kills what is left.
+	Finish func(ctx context.Context, updates []registry.RefUpdate) (lines []string, err error)
+}
+
+// ReceivePack serves one push. It may write before it has read all. A refused push is no error: the
+// client was told. A client that disconnects while it sends fails its push; later it does not.
+func (s *Store) ReceivePack(ctx context.Context, req ReceivePack) error {
+	ctx, done, err := s.begin(ctx, open)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := req.Repository.mustExist(); err != nil {
+		return err
+	}
+	if err := s.hooks.ready(); err != nil {
+		return err
+	}
+	push := s.hooks.expect(ctx, req.PushID, req.Repository, req.Check)
+	defer s.hooks.forget(push)
+
+	// Git fails by itself while it reads, and must not be stopped between two refs.
+	life, cancel := s.untilKilled(context.WithoutCancel(ctx))
+	defer cancel()
+	cmd := s.command(life, req.Repository.path, ReceivePackService.args("--stateless-rpc", req.Repository.path)...)
+	env, _ := ReceivePackService.protocol(req.GitProtocol)
+	cmd.Env = append(append(cmd.Env, env), s.hooks.environment(push)...)
+	cmd.holdLock(s)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.start(); err != nil {
+		return err
+	}
+	var feeding sync.WaitGroup
+	var inErr error
+	feeding.Go(func() { inErr = feed(stdin, req.In) })
+
+	r := receiving{store: s, req: req, push: push, client: client{w: req.Out}}
+	err = r.answer(life, cmd, out)
+	feeding.Wait()
+	if inErr != nil {
+		return fmt.Errorf("read a push to %s: %w", req.Repository.name, inErr)
+	}
+	return err
+}
+
+// receiving is a push whose receive-pack runs.
+type receiving struct {
+	store  *Store
+	req    ReceivePack
+	push   *pendingPush
+	client client
+	held   pushAnswer
+}
+
+// answer passes on what git says, and its status report once the push is finished.
+func (r *receiving) answer(ctx context.Context, cmd *process, out io.ReadCloser) error {
+	name := r.req.Repository.name
+	readErr := r.forward(out)
+	if readErr != nil {
+		// Git must not block on us: refs may be moving.
+		_, _ = io.Copy(io.Discard, out)
+	}
+	gitErr := cmd.wait()
+	if !r.push.accepted.Load() {
+		r.client.send(r.held.held)
+		switch {
+		case readErr != nil:
+			return fmt.Errorf("push to %s: %w", name, readErr)
+		case gitErr != nil && !r.held.any && ctx.Err() == nil:
+			r.store.log.Debug("git takes a request for no push", "model", name, "push", r.req.PushID, "err", gitErr)
+			return registry.Invalid("", "the request is not a push that Git understands")
+		case gitErr != nil:
+			return fmt.Errorf("push to %s: %w", name, gitErr)
+		}
+		return r.client.err
+	}
+
+	report, reportErr := parseReport(r.held.report)
+	moved := report.moved(r.push.updates)
+	if err := errors.Join(readErr, gitErr, reportErr); err != nil {
+		// A client that asked for no report ends here, and a git that was killed.
+		var err2 error
+		if moved, err2 = r.visible(ctx); err2 != nil {
+			// Better too much than too little: Finish looks for itself.
+			moved = r.push.updates
+		}
+		r.store.log.Warn("git did not say which refs a push moved", "model", name, "push", r.req.PushID, "err", errors.Join(err, err2))
+	}
+	if len(moved) > 0 {
+		lines, err := r.finish(ctx, moved)
+		if err != nil {
+			r.store.log.Error("finish a push whose refs moved", "model", name, "push", r.req.PushID, "err", err)
+			r.fail(report)
+			return r.client.err
+		}
+		if r.held.bands && len(lines) > 0 {
+			r.client.send(appendBand(nil, bandProgress, []byte(lineText(lines))))
+		}
+	}
+	r.client.send(r.held.held)
+	return r.client.err
+}
+
+// forward reads all that git writes, and sends at once what the client is to see at once.
+func (r *receiving) forward(out io.Reader) error {
+	buf := make([]byte, maxPacket)
+	in := bufio.NewReaderSize(out, 8<<10)
+	for {
+		p, err := readPacket(in, buf)
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return err
+		}
+		now, err := r.held.take(p)
+		if err != nil {
+			return err
+		}
+		r.client.send(now)
+	}
+}
+
+// finish calls Finish, and keeps the client waiting meanwhile.
+func (r *receiving) finish(ctx context.Context, moved []registry.RefUpdate) (lines []string, err error) {
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		err = guard(func() (err error) {
+			lines, err = r.req.Finish(ctx, moved)
+			return err
+		})
+	}()
+	ticks := time.NewTicker(r.store.keepAlive)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-finished:
+			return lines, err
+		case <-ticks.C:
+			if r.held.bands {
+				r.client.send(keepAlivePacket)
+			}
+		}
+	}
+}
+
+// fail tells the client that its push is not recorded, instead of the report that says it went well.
+func (r *receiving) fail(report pushReport) {
+	text := fmt.Sprintf("herdbook: the push was received but could not be recorded (push %s); push again", r.req.PushID)
+	if !r.held.bands {
+		r.client.send(report.failedReport(text))
+		return
+	}
+	r.client.send(append(appendBand(nil, bandError, []byte(text+"\n")), flushPacket...))
+}
+
+// visible are those updates of the push that the refs show now.
+func (r *receiving) visible(ctx context.Context) ([]registry.RefUpdate, error) {
+	refs, err := r.req.Repository.Refs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := map[string]registry.ObjectID{}
+	for _, ref := range refs {
+		now[ref.Name] = ref.ID
+	}
+	return slices.DeleteFunc(slices.Clone(r.push.updates), func(u registry.RefUpdate) bool {
+		return now[u.Ref] != u.New
+	}), nil
+}
+
+// lineText is lines as they are sent to a terminal.
+func lineText(lines []string) string {
+	var b strings.Builder
+	for _, line := range lines {
+		b.WriteString(hook.Printable(line))
+		b.WriteByte('\n')
+	}
+	return b.String()
+}

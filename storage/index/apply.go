@@ -1,0 +1,452 @@
+package index
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/herdbook/herdbook/registry"
+)
+
+type tombstone struct {
+	Model     registry.Model `json:"model"`
+	DeletedAt time.Time      `json:"deleted_at"`
+	DeletedBy string         `json:"deleted_by"`
+	Tags      []registry.Tag `json:"tags,omitempty"`
+}
+
+// outboxRow is an event that a sink has not got yet.
+type outboxRow struct {
+	Attempts int       `json:"attempts"`
+	NextAt   time.Time `json:"next_at,omitzero"`
+	Since    time.Time `json:"since"`
+}
+
+// deliveryRow is the history of an event and a sink.
+type deliveryRow struct {
+	State    registry.Outcome   `json:"state,omitempty"`
+	Attempts []registry.Attempt `json:"attempts,omitempty"`
+	NextAt   time.Time          `json:"next_at,omitzero"`
+}
+
+// maxAttemptsKept bounds the history of one delivery.
+const maxAttemptsKept = 50
+
+// apply adds one group. It reads no clock and nothing outside of the transaction, so that a
+// rebuild ends in the same state.
+func apply(t tx, e Entry) error {
+	for i, record := range e.Group.Records {
+		if err := applyRecord(t, e, i, record); err != nil {
+			return fmt.Errorf("record %d (%T): %w", i, record, err)
+		}
+	}
+	return nil
+}
+
+func applyRecord(t tx, e Entry, place int, record registry.Record) error {
+	g := e.Group
+	switch r := record.(type) {
+	case registry.ModelCreated:
+		t.counts.Models++
+		if err := t.put(bucketNames, key(r.Model.Name.String()), r.Model.ID); err != nil {
+			return err
+		}
+		return t.put(bucketModels, key(r.Model.ID), r.Model)
+	case registry.ModelChanged:
+		return changeModel(t, r.ModelID, func(m *registry.Model) {
+			m.Description, m.Visibility, m.UpdatedAt = r.Description, r.Visibility, g.At
+		})
+	case registry.DefaultBranchSet:
+		return changeModel(t, r.ModelID, func(m *registry.Model) { m.DefaultBranch = r.Branch })
+	case registry.ModelDeleted:
+		return deleteModel(t, r.ModelID, g)
+	case registry.PushStarted:
+		return t.put(bucketIntents, key(r.ModelID, r.PushID), registry.PushIntent{PushStarted: r, Actor: g.Actor, At: g.At})
+	case registry.PushFinished:
+		return t.delete(bucketIntents, key(r.ModelID, r.PushID))
+	case registry.RefMoved:
+		if err := touch(t, r.ModelID, g.At); err != nil {
+			return err
+		}
+		return t.put(bucketRefs, key(r.ModelID, r.Ref), registry.AnnouncedRef{ID: r.New, Generation: r.Generation})
+	case registry.BlobsLinked:
+		for _, b := range r.Blobs {
+			if err := t.put(bucketBlobs, key(r.ModelID, b.Digest.String()), b.SizeBytes); err != nil {
+				return err
+			}
+		}
+		return nil
+	case registry.VersionPublished:
+		return publish(t, r, e, place)
+	case registry.ImageBuilt:
+		return imageBuilt(t, r)
+	case registry.EvaluationRecorded:
+		return evaluated(t, r, e, place)
+	case registry.PolicySet:
+		return t.put(bucketPolicies, key(r.ModelID), r.Policy)
+	case registry.GateMoved:
+		if r.Verdict.Open {
+			t.counts.GatesOpened++
+		} else {
+			t.counts.GatesClosed++
+		}
+		return t.put(bucketGates, key(r.ModelID, r.Tag.String(), r.Verdict.Environment.String()), r.Verdict)
+	case registry.PromotionRefused:
+		t.counts.Refused++
+		n, err := t.next(bucketRefused)
+		if err != nil {
+			return err
+		}
+		return t.put(bucketRefused, key(r.ModelID, ordered(n)), registry.Refusal{Tag: r.Tag, Verdict: r.Verdict, Reason: r.Reason, Actor: g.Actor, At: g.At})
+	case registry.EnvironmentChanged:
+		return environmentChanged(t, r, e, place)
+	case registry.ApprovalGiven:
+		a := r.Approval
+		return t.put(bucketApprovals, key(r.ModelID, a.Version.String(), a.Environment.String(), a.By), a)
+	case registry.EdgesAdded:
+		return addEdges(t, r.Edges)
+	case registry.EventAnnounced:
+		return announce(t, r.Event)
+	case registry.DeliveryTried:
+		return tried(t, r.Attempt)
+	case registry.TokenCreated:
+		if err := t.put(bucketTokenIDs, key(r.Token.ID), r.Token.Hash); err != nil {
+			return err
+		}
+		return t.put(bucketTokens, key(r.Token.Hash), r.Token)
+	case registry.TokenRevoked:
+		var hash string
+		if found, err := t.get(bucketTokenIDs, key(r.TokenID), &hash); err != nil || !found {
+			return err
+		}
+		return t.delete(bucketTokens, key(hash))
+	}
+	return fmt.Errorf("no rule to apply a %T", record)
+}
+
+func changeModel(t tx, id string, change func(*registry.Model)) error {
+	var m registry.Model
+	found, err := t.get(bucketModels, key(id), &m)
+	if err != nil || !found {
+		return err // a record about a model that is gone says nothing any more
+	}
+	change(&m)
+	return t.put(bucketModels, key(id), m)
+}
+
+func touch(t tx, id string, at time.Time) error {
+	return changeModel(t, id, func(m *registry.Model) { m.UpdatedAt = at })
+}
+
+// deleteModel removes all that is kept under the model's id and leaves a tombstone, so that
+// its tags are never used again. Events stay.
+func deleteModel(t tx, id string, g registry.Group) error {
+	var m registry.Model
+	found, err := t.get(bucketModels, key(id), &m)
+	if err != nil || !found {
+		return err
+	}
+	grave := tombstone{Model: m, DeletedAt: g.At, DeletedBy: g.Actor}
+	rows, err := all[registry.VersionRecord](t, bucketVersions, prefix(id))
+	if err != nil {
+		return err
+	}
+	t.counts.Models--
+	t.counts.Versions -= int64(len(rows))
+	for range t.scan(bucketEvaluations, prefix(id), nil) {
+		t.counts.Evaluations--
+	}
+	for _, row := range rows {
+		grave.Tags = append(grave.Tags, row.Version.Tag)
+		if err := deleteEdges(t, registry.VersionNodeID(id, row.Version.Tag)); err != nil {
+			return err
+		}
+	}
+	if err := t.put(bucketTombstones, key(m.Name.String(), id), grave); err != nil {
+		return err
+	}
+	for _, bucket := range []string{
+		bucketRefs, bucketIntents, bucketBlobs, bucketVersions, bucketCommits, bucketManifests, bucketTags,
+		bucketReferrers, bucketLayers, bucketEvaluations, bucketGates, bucketRefused, bucketEnvironments,
+		bucketHistory, bucketApprovals, bucketIDs, bucketUnmirrored,
+	} {
+		for _, owner := range []string{id, registry.ImageRepository(id)} {
+			if err := t.deletePrefix(bucket, prefix(owner)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.delete(bucketPolicies, key(id)); err != nil {
+		return err
+	}
+	if err := t.delete(bucketNames, key(m.Name.String())); err != nil {
+		return err
+	}
+	return t.delete(bucketModels, key(id))
+}
+
+func publish(t tx, r registry.VersionPublished, e Entry, place int) error {
+	v := r.Version
+	t.counts.Versions++
+	row := registry.VersionRecord{ModelID: r.ModelID, Version: v, State: registry.Published, Image: registry.ImageStatus{State: registry.ImageBuilding}}
+	if err := t.put(bucketVersions, key(r.ModelID, v.Tag.String()), row); err != nil {
+		return err
+	}
+	if err := t.put(bucketCommits, key(r.ModelID, string(v.Commit), v.Tag.String()), nil); err != nil {
+		return err
+	}
+	for _, f := range v.Files {
+		if err := t.put(bucketBlobs, key(r.ModelID, f.Digest.String()), f.SizeBytes); err != nil {
+			return err
+		}
+	}
+	if err := t.put(bucketBlobs, key(r.ModelID, v.Config.Digest.String()), v.Config.SizeBytes); err != nil {
+		return err
+	}
+	if err := putManifest(t, r.ModelID, r.Manifest); err != nil {
+		return err
+	}
+	if err := t.put(bucketTags, key(r.ModelID, v.Tag.String()), v.Artifact.Digest); err != nil {
+		return err
+	}
+	if err := addEdges(t, r.Edges); err != nil {
+		return err
+	}
+	return unmirrored(t, r.ModelID, e, place)
+}
+
+func putManifest(t tx, repository string, m registry.StoredManifest) error {
+	if m.Subject != "" {
+		if err := t.put(bucketReferrers, key(repository, m.Subject.String(), m.Digest.String()), nil); err != nil {
+			return err
+		}
+	}
+	return t.put(bucketManifests, key(repository, m.Digest.String()), m)
+}
+
+func imageBuilt(t tx, r registry.ImageBuilt) error {
+	var row registry.VersionRecord
+	found, err := t.get(bucketVersions, key(r.ModelID, r.Tag.String()), &row)
+	if err != nil || !found {
+		return err
+	}
+	row.Image = r.Status
+	if err := t.put(bucketVersions, key(r.ModelID, r.Tag.String()), row); err != nil {
+		return err
+	}
+	// The artifact's repository holds the image too, untagged: whoever copies an artifact with
+	// its referrers gets all of it from one place.
+	repository := registry.ImageRepository(r.ModelID)
+	for _, m := range r.Manifests {
+		for _, in := range []string{repository, r.ModelID} {
+			if err := putManifest(t, in, m); err != nil {
+				return err
+			}
+		}
+	}
+	for _, b := range r.Blobs {
+		if err := t.put(bucketBlobs, key(r.ModelID, b.Digest.String()), b.SizeBytes); err != nil {
+			return err
+		}
+	}
+	for _, layer := range r.Layers {
+		if err := t.put(bucketLayers, key(r.ModelID, layer.Digest.String()), layer); err != nil {
+			return err
+		}
+	}
+	if r.Status.State != registry.ImageReady {
+		return nil
+	}
+	if err := t.put(bucketTags, key(repository, r.Tag.String()), r.Status.Digest); err != nil {
+		return err
+	}
+	// An environment that holds the version already gets its tag now.
+	states, err := all[registry.EnvironmentState](t, bucketEnvironments, prefix(r.ModelID))
+	if err != nil {
+		return err
+	}
+	for _, s := range states {
+		if s.Version() == r.Tag {
+			if err := t.put(bucketTags, key(repository, s.Name.String()), r.Status.Digest); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func evaluated(t tx, r registry.EvaluationRecorded, e Entry, place int) error {
+	t.counts.Evaluations++
+	n, err := t.next(bucketEvaluations)
+	if err != nil {
+		return err
+	}
+	k := key(r.ModelID, string(r.Evaluation.Commit), ordered(n))
+	if err := t.put(bucketEvaluations, k, r.Evaluation); err != nil {
+		return err
+	}
+	if err := t.put(bucketIDs, key(r.ModelID, r.Evaluation.ID), reference{bucketEvaluations, k}); err != nil {
+		return err
+	}
+	if err := touch(t, r.ModelID, e.Group.At); err != nil {
+		return err
+	}
+	return unmirrored(t, r.ModelID, e, place)
+}
+
+func environmentChanged(t tx, r registry.EnvironmentChanged, e Entry, place int) error {
+	c := r.Change
+	state := registry.EnvironmentState{Name: c.Environment}
+	k := key(r.ModelID, c.Environment.String())
+	if _, err := t.get(bucketEnvironments, k, &state); err != nil {
+		return err
+	}
+	state.Apply(c)
+	if err := t.put(bucketEnvironments, k, state); err != nil {
+		return err
+	}
+	n, err := t.next(bucketHistory)
+	if err != nil {
+		return err
+	}
+	historyKey := key(r.ModelID, c.Environment.String(), ordered(n))
+	if err := t.put(bucketHistory, historyKey, c); err != nil {
+		return err
+	}
+	if err := t.put(bucketIDs, key(r.ModelID, c.ID), reference{bucketHistory, historyKey}); err != nil {
+		return err
+	}
+	if err := moveTags(t, r.ModelID, c); err != nil {
+		return err
+	}
+	if err := touch(t, r.ModelID, c.At); err != nil {
+		return err
+	}
+	return unmirrored(t, r.ModelID, e, place)
+}
+
+// moveTags points the environment's tag in both artifact repositories at the version. While
+// its image is not ready the image's tag is taken away: it must never name another version
+// than the artifact's does.
+func moveTags(t tx, modelID string, c registry.EnvironmentChange) error {
+	if err := t.put(bucketTags, key(modelID, c.Environment.String()), c.Artifact); err != nil {
+		return err
+	}
+	repository := registry.ImageRepository(modelID)
+	var image digest.Digest
+	found, err := t.get(bucketTags, key(repository, c.Version.String()), &image)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return t.delete(bucketTags, key(repository, c.Environment.String()))
+	}
+	return t.put(bucketTags, key(repository, c.Environment.String()), image)
+}
+
+func addEdges(t tx, edges []registry.LineageEdge) error {
+	for _, e := range edges {
+		if err := t.put(bucketOut, key(e.From, string(e.Kind), e.To, string(e.Relation)), nil); err != nil {
+			return err
+		}
+		if err := t.put(bucketIn, key(e.To, string(e.Kind), e.From, string(e.Relation)), nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteEdges removes the edges that start at node; those that lead to it stay, because they
+// say where another node came from.
+func deleteEdges(t tx, node string) error {
+	for r := range t.scan(bucketOut, prefix(node), nil) {
+		e := outEdge(r.key)
+		if err := t.delete(bucketIn, key(e.To, string(e.Kind), e.From, string(e.Relation))); err != nil {
+			return err
+		}
+	}
+	return t.deletePrefix(bucketOut, prefix(node))
+}
+
+// announce stores an event once: the same id again is the same event.
+func announce(t tx, event registry.Event) error {
+	if t.has(bucketEventIDs, key(event.ID)) {
+		return nil
+	}
+	seq, err := t.next(bucketEvents)
+	if err != nil {
+		return err
+	}
+	event.Seq = seq
+	if err := t.put(bucketEvents, key(ordered(seq)), event); err != nil {
+		return err
+	}
+	t.counts.Waiting += int64(len(event.Sinks))
+	for _, sink := range event.Sinks {
+		if err := t.put(bucketOutbox, key(sink, ordered(seq)), outboxRow{Since: event.At}); err != nil {
+			return err
+		}
+		if err := t.put(bucketDeliveries, key(ordered(seq), sink), deliveryRow{}); err != nil {
+			return err
+		}
+	}
+	return t.put(bucketEventIDs, key(event.ID), seq)
+}
+
+func tried(t tx, a registry.Attempt) error {
+	var seq uint64
+	found, err := t.get(bucketEventIDs, key(a.EventID), &seq)
+	if err != nil || !found {
+		return err
+	}
+	var event registry.Event
+	if _, err := t.get(bucketEvents, key(ordered(seq)), &event); err != nil {
+		return err
+	}
+	k := key(ordered(seq), a.Sink)
+	var d deliveryRow
+	if _, err := t.get(bucketDeliveries, k, &d); err != nil {
+		return err
+	}
+	d.State, d.NextAt = a.Outcome, a.NextAt
+	d.Attempts = append(d.Attempts, a)
+	d.Attempts = d.Attempts[max(0, len(d.Attempts)-maxAttemptsKept):]
+	if err := t.put(bucketDeliveries, k, d); err != nil {
+		return err
+	}
+	waiting := key(a.Sink, ordered(seq))
+	if t.has(bucketOutbox, waiting) {
+		t.counts.Waiting--
+	}
+	if a.Outcome == registry.Delivered || a.Outcome == registry.Dead {
+		return t.delete(bucketOutbox, waiting)
+	}
+	attempts := a.Number
+	if a.Outcome == registry.Requeued {
+		attempts = 0
+	}
+	t.counts.Waiting++
+	return t.put(bucketOutbox, waiting, outboxRow{Attempts: attempts, NextAt: a.NextAt, Since: event.At})
+}
+
+// unmirroredRow is a record that has to be written into the model's own repository.
+type unmirroredRow struct {
+	At     time.Time              `json:"at"`
+	Record registry.EncodedRecord `json:"record"`
+}
+
+// unmirrored keeps a record until it stands in the model's own repository.
+func unmirrored(t tx, modelID string, e Entry, place int) error {
+	encoded, err := registry.EncodeRecord(e.Group.Records[place])
+	if err != nil {
+		return err
+	}
+	return t.put(bucketUnmirrored, key(modelID, ordered(e.Seq), ordered(uint64(place))), unmirroredRow{e.Group.At, encoded})
+}
+
+// reference is where the thing with an id is kept.
+type reference struct {
+	Bucket string `json:"bucket"`
+	Key    []byte `json:"key"`
+}

@@ -1,0 +1,137 @@
+package index
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"iter"
+	"strings"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/herdbook/herdbook/registry"
+)
+
+// ErrDamaged reports that a value is not what was written: the file has to be rebuilt.
+var ErrDamaged = errors.New("index is damaged")
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// sum is the length in bytes of the checksum before each value: bbolt has none of its own, and
+// a flipped bit would be read as data.
+const sum = 4
+
+// key joins parts with NUL, which no name, tag, ref or digest contains, so that a key sorts by
+// its parts and a prefix of whole parts is a prefix of bytes.
+func key(parts ...string) []byte { return []byte(strings.Join(parts, "\x00")) }
+
+// prefix is the start of all keys that begin with these parts.
+func prefix(parts ...string) []byte { return append(key(parts...), 0) }
+
+// ordered is a number as text that sorts as the number does.
+func ordered(n uint64) string { return string(binary.BigEndian.AppendUint64(nil, n)) }
+
+// parts splits a key that has no number in it.
+func parts(k []byte) []string { return strings.Split(string(k), "\x00") }
+
+// tx is one transaction on the ordered key-value engine: everything that the rest of the
+// package uses of it.
+type tx struct {
+	bolt   *bolt.Tx
+	counts *registry.Counts // while groups are applied
+}
+
+func (t tx) put(bucket string, k []byte, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", bucket, err)
+	}
+	value := binary.BigEndian.AppendUint32(make([]byte, 0, sum+len(data)), crc32.Checksum(data, castagnoli))
+	return t.bolt.Bucket([]byte(bucket)).Put(k, append(value, data...))
+}
+
+// get reads the value of k into v and reports whether there is one.
+func (t tx) get(bucket string, k []byte, v any) (bool, error) {
+	value := t.bolt.Bucket([]byte(bucket)).Get(k)
+	if value == nil {
+		return false, nil
+	}
+	return true, decode(bucket, k, value, v)
+}
+
+func (t tx) has(bucket string, k []byte) bool {
+	return t.bolt.Bucket([]byte(bucket)).Get(k) != nil
+}
+
+func (t tx) delete(bucket string, k []byte) error {
+	return t.bolt.Bucket([]byte(bucket)).Delete(k)
+}
+
+// deletePrefix removes all keys that start with p.
+func (t tx) deletePrefix(bucket string, p []byte) error {
+	cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+	for k, _ := cursor.Seek(p); k != nil && bytes.HasPrefix(k, p); k, _ = cursor.Seek(p) {
+		if err := cursor.Delete(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// next is one more than the highest number ever given in the bucket.
+func (t tx) next(bucket string) (uint64, error) {
+	return t.bolt.Bucket([]byte(bucket)).NextSequence()
+}
+
+// row is a key and its still encoded value. Both are valid until the transaction ends.
+type row struct {
+	bucket     string
+	key, value []byte
+}
+
+func (r row) decode(v any) error { return decode(r.bucket, r.key, r.value, v) }
+
+// scan walks the keys that start with p in order, beginning behind after when that is given.
+func (t tx) scan(bucket string, p, after []byte) iter.Seq[row] {
+	return func(yield func(row) bool) {
+		cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+		k, v := cursor.Seek(p)
+		if len(after) > 0 {
+			k, v = cursor.Seek(after)
+			if bytes.Equal(k, after) {
+				k, v = cursor.Next()
+			}
+		}
+		for ; k != nil && bytes.HasPrefix(k, p); k, v = cursor.Next() {
+			if !yield(row{bucket, k, v}) {
+				return
+			}
+		}
+	}
+}
+
+// all decodes the values of the keys that start with p, in order.
+func all[V any](t tx, bucket string, p []byte) ([]V, error) {
+	var values []V
+	for r := range t.scan(bucket, p, nil) {
+		var v V
+		if err := r.decode(&v); err != nil {
+			return nil, err
+		}
+		values = append(values, v)
+	}
+	return values, nil
+}
+
+func decode(bucket string, k, value []byte, v any) error {
+	if len(value) < sum || binary.BigEndian.Uint32(value) != crc32.Checksum(value[sum:], castagnoli) {
+		return fmt.Errorf("%s %q: checksum: %w", bucket, k, ErrDamaged)
+	}
+	if err := json.Unmarshal(value[sum:], v); err != nil {
+		return fmt.Errorf("%s %q: %v: %w", bucket, k, err, ErrDamaged)
+	}
+	return nil
+}

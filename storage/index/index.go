@@ -1,0 +1,231 @@
+// Package index keeps the searchable state of the registry in one bbolt file.
+//
+// The file is a view of what the journal holds: it can be deleted and is then rebuilt by
+// applying every group of the journal again, which gives the same answers. It is written
+// without waiting for the disk, because the journal is: after a power cut the groups that it
+// lost are applied once more from the position that the file itself remembers. A write is
+// therefore not acknowledged by this package but by the journal.
+//
+// Values carry a checksum. Queries that list take the identity of the caller and leave out
+// what it may not read before they count, sort or page.
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/herdbook/herdbook/registry"
+)
+
+// schema is the version of all formats below. A file of another version is rebuilt.
+const schema = 1
+
+// The buckets, each with the format of its keys and values. Parts of a key are joined by NUL;
+// numbers are 8 bytes, big endian; values are a CRC-32C and JSON.
+const (
+	bucketMeta         = "meta"         // "schema" -> number, "applied" -> the last journal sequence number, "session" -> session, "counts" -> registry.Counts
+	bucketModels       = "models"       // model id -> registry.Model
+	bucketNames        = "names"        // model name -> model id
+	bucketTombstones   = "tombstones"   // model name, model id -> tombstone
+	bucketRefs         = "refs"         // model id, ref -> registry.AnnouncedRef
+	bucketIntents      = "intents"      // model id, push id -> registry.PushIntent
+	bucketBlobs        = "blobs"        // model id, digest -> size in bytes
+	bucketVersions     = "versions"     // model id, tag -> registry.VersionRecord
+	bucketCommits      = "commits"      // model id, commit, tag -> nothing
+	bucketManifests    = "manifests"    // artifact repository, digest -> registry.StoredManifest
+	bucketTags         = "tags"         // artifact repository, tag -> digest
+	bucketReferrers    = "referrers"    // artifact repository, subject, digest -> nothing
+	bucketLayers       = "layers"       // model id, digest -> registry.ImageLayer
+	bucketEvaluations  = "evaluations"  // model id, commit, number -> registry.Evaluation
+	bucketPolicies     = "policies"     // model id -> registry.PolicyState
+	bucketGates        = "gates"        // model id, tag, environment -> registry.Verdict, as last announced
+	bucketRefused      = "refused"      // model id, number -> registry.Refusal
+	bucketEnvironments = "environments" // model id, environment -> registry.EnvironmentState
+	bucketHistory      = "history"      // model id, environment, number -> registry.EnvironmentChange
+	bucketApprovals    = "approvals"    // model id, tag, environment, actor -> registry.Approval
+	bucketOut          = "edges_out"    // from, kind, to, relation -> nothing
+	bucketIn           = "edges_in"     // to, kind, from, relation -> nothing
+	bucketEvents       = "events"       // number -> registry.Event
+	bucketEventIDs     = "event_ids"    // event id -> number
+	bucketOutbox       = "outbox"       // sink, number of the event -> outboxRow, while it is not delivered
+	bucketDeliveries   = "deliveries"   // number of the event, sink -> deliveryRow
+	bucketTokens       = "tokens"       // hash -> registry.Token
+	bucketTokenIDs     = "token_ids"    // token id -> hash
+	bucketIDs          = "ids"          // model id, id of an evaluation or a change -> bucket and key
+	bucketUnmirrored   = "unmirrored"   // model id, journal sequence number, place in the group -> unmirroredRow
+)
+
+var buckets = []string{
+	bucketMeta, bucketModels, bucketNames, bucketTombstones, bucketRefs, bucketIntents, bucketBlobs, bucketVersions,
+	bucketCommits, bucketManifests, bucketTags, bucketReferrers, bucketLayers, bucketEvaluations, bucketPolicies,
+	bucketGates, bucketRefused, bucketEnvironments, bucketHistory, bucketApprovals, bucketOut, bucketIn, bucketEvents,
+	bucketEventIDs, bucketOutbox, bucketDeliveries, bucketTokens, bucketTokenIDs, bucketIDs, bucketUnmirrored,
+}
+
+// Buckets are the names of all buckets; docs/formats.md has a row for each.
+func Buckets() []string { return append([]string(nil), buckets...) }
+
+// DB is an open index. It is safe for use by many goroutines.
+type DB struct {
+	bolt *bolt.DB
+}
+
+// Open opens the index at path, or makes an empty one. A file that cannot be read, or is of
+// another schema, is set aside as path + ".damaged" and replaced by an empty one, with one
+// line in the log; the caller then applies the journal from [DB.Applied].
+func Open(path string, log *slog.Logger) (*DB, error) {
+	db, err := open(path)
+	if err == nil || errors.Is(err, bolterrors.ErrTimeout) || errors.Is(err, os.ErrPermission) {
+		return db, err
+	}
+	aside := path + ".damaged"
+	log.Warn("the index cannot be read; it is set aside and rebuilt from the journal", "file", path, "aside", aside, "reason", err.Error())
+	if err := os.Rename(path, aside); err != nil {
+		return nil, fmt.Errorf("set the damaged index aside: %w", err)
+	}
+	return open(path)
+}
+
+func open(path string) (_ *DB, err error) {
+	// NoSync: see the package comment. The free list is stored, because to find it again would
+	// read the whole file at each start.
+	b, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 2 * time.Second, NoSync: true, FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return nil, fmt.Errorf("open index %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			b.Close()
+		}
+	}()
+	db := &DB{b}
+	return db, db.prepare()
+}
+
+// prepare makes the buckets of a new file and refuses one of another schema.
+func (db *DB) prepare() error {
+	return db.bolt.Update(func(b *bolt.Tx) error {
+		t := tx{bolt: b}
+		fresh := b.Bucket([]byte(bucketMeta)) == nil
+		for _, name := range buckets {
+			if _, err := b.CreateBucketIfNotExists([]byte(name)); err != nil {
+				return err
+			}
+		}
+		if fresh {
+			if err := t.put(bucketMeta, key("schema"), schema); err != nil {
+				return err
+			}
+			return t.put(bucketMeta, key("session"), session{Boot: bootID()})
+		}
+		var found int
+		if _, err := t.get(bucketMeta, key("schema"), &found); err != nil {
+			return err
+		}
+		if found != schema {
+			return fmt.Errorf("index has format %d and this version of Herdbook writes %d", found, schema)
+		}
+		var last session
+		if _, err := t.get(bucketMeta, key("session"), &last); err != nil {
+			return err
+		}
+		if !last.Closed && last.Boot != bootID() {
+			return errors.New("the machine stopped while the index was open")
+		}
+		return t.put(bucketMeta, key("session"), session{Boot: bootID()})
+	})
+}
+
+// session says who has the file open, or had it last. A file that was open when the machine
+// stopped may miss any of the pages that were written without waiting for the disk.
+type session struct {
+	Boot   string `json:"boot"` // of the kernel, see bootID
+	Closed bool   `json:"closed"`
+}
+
+// bootID names the run of the kernel: as long as it is the same, what was written to a file is
+// in it, whatever became of the process. Source: random(4). It is empty where there is none.
+func bootID() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
+}
+
+// Close writes what is pending and closes the file.
+func (db *DB) Close() error {
+	err := db.bolt.Sync()
+	if err == nil {
+		err = db.update(func(t tx) error { return t.put(bucketMeta, key("session"), session{bootID(), true}) })
+	}
+	return errors.Join(err, db.bolt.Sync(), db.bolt.Close())
+}
+
+// Applied is the sequence number of the last journal group in the index; 0 when it is empty.
+func (db *DB) Applied(ctx context.Context) (uint64, error) {
+	var seq uint64
+	err := db.view(ctx, func(t tx) error {
+		_, err := t.get(bucketMeta, key("applied"), &seq)
+		return err
+	})
+	return seq, err
+}
+
+// Entry is a group of the journal and its place there.
+type Entry struct {
+	Seq   uint64
+	Group registry.Group
+}
+
+// Apply adds groups to the index, all in one transaction. They follow each other and the last
+// one that was applied; groups that are there already are passed over. An error leaves the
+// index as it was.
+func (db *DB) Apply(entries []Entry) error {
+	return db.update(func(t tx) error {
+		var applied uint64
+		if _, err := t.get(bucketMeta, key("applied"), &applied); err != nil {
+			return err
+		}
+		t.counts = &registry.Counts{}
+		if _, err := t.get(bucketMeta, key("counts"), t.counts); err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if e.Seq <= applied {
+				continue
+			}
+			if e.Seq != applied+1 {
+				return fmt.Errorf("apply group %d: the index is at %d: %w", e.Seq, applied, ErrDamaged)
+			}
+			if err := apply(t, e); err != nil {
+				return fmt.Errorf("apply group %d: %w", e.Seq, err)
+			}
+			applied = e.Seq
+		}
+		if err := t.put(bucketMeta, key("counts"), t.counts); err != nil {
+			return err
+		}
+		return t.put(bucketMeta, key("applied"), applied)
+	})
+}
+
+// update changes what the journal does not hold.
+func (db *DB) update(f func(t tx) error) error {
+	return db.bolt.Update(func(b *bolt.Tx) error { return f(tx{bolt: b}) })
+}
+
+func (db *DB) view(ctx context.Context, f func(t tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return db.bolt.View(func(b *bolt.Tx) error { return f(tx{bolt: b}) })
+}

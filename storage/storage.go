@@ -1,0 +1,249 @@
+// Package storage opens a data directory: the journal, the blobs, the repositories and the
+// index over them, for one server at a time.
+//
+// The journal is what counts. The index is brought up to it when the directory is opened, and
+// by every commit; it can be deleted while the server is stopped.
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/storage/blob"
+	"github.com/herdbook/herdbook/storage/gitrepo"
+	"github.com/herdbook/herdbook/storage/index"
+	"github.com/herdbook/herdbook/storage/internal/durable"
+	"github.com/herdbook/herdbook/storage/journal"
+)
+
+// The names in a data directory.
+const (
+	lockFile     = "lock"
+	journalDir   = "journal"
+	blobsDir     = "blobs"
+	uploadsDir   = "uploads"
+	reposDir     = "repos"
+	runDir       = "run"
+	indexFile    = "index.db"
+	secretsDir   = "secrets"
+	adminToken   = "admin-token"
+	dirPerm      = 0o750
+	secretPerm   = 0o600
+	secretsPerm  = 0o700
+	replayGroups = 1000 // that are applied in one transaction when the index is brought up
+)
+
+// Config says what to open.
+type Config struct {
+	Dir          string // made if it is missing
+	Log          *slog.Logger
+	MaxPushBytes int64 // of one pack; by default what gitrepo allows
+}
+
+// Data is an open data directory.
+type Data struct {
+	Blobs        *blob.Dir
+	Index        *index.DB
+	Repositories *gitrepo.Store
+
+	dir     string
+	lock    *os.File
+	fsys    durable.FS
+	journal *journal.Journal
+	decoder *registry.Decoder
+}
+
+// Open opens a data directory and brings the index up to the journal. A second server on the
+// same directory is refused.
+func Open(ctx context.Context, c Config) (_ *Data, err error) {
+	d := &Data{dir: c.Dir, decoder: registry.NewDecoder()}
+	if err := d.fsys.MkdirAll(c.Dir, dirPerm); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if d.lock, err = lock(d.path(lockFile)); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	d.Blobs, err = blob.Open(blob.Config{Dir: d.path(blobsDir), UploadsDir: d.path(uploadsDir)})
+	if err != nil {
+		return nil, fmt.Errorf("blobs: %w", err)
+	}
+	if d.journal, err = journal.Open(journal.Config{Dir: d.path(journalDir), Apply: d.apply}); err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	if cut := d.journal.Recovery(); cut.TruncatedBytes > 0 {
+		c.Log.WarnContext(ctx, "the end of the journal was not finished when the server stopped, and was cut off; nothing in it was acknowledged",
+			"segment", cut.Segment, "offset", cut.Offset, "bytes", cut.TruncatedBytes)
+	}
+	if err := d.openIndex(ctx, c.Log); err != nil {
+		return nil, err
+	}
+	d.Repositories, err = gitrepo.Open(ctx, gitrepo.Config{
+		Dir: d.path(reposDir), RunDir: d.path(runDir), Log: c.Log, MaxPushBytes: c.MaxPushBytes,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("repositories: %w", err)
+	}
+	return d, nil
+}
+
+func (d *Data) path(parts ...string) string {
+	return filepath.Join(append([]string{d.dir}, parts...)...)
+}
+
+// lock makes this process the only one that has the directory open. The kernel lets go of it
+// when the process ends, however it does.
+func lock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, secretPerm)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("data directory %s: another herdbook server has it open: stop that one, or choose another directory with --data", filepath.Dir(path))
+	}
+	return f, nil
+}
+
+// openIndex opens the index and applies what it lacks of the journal. An index that goes
+// beyond the journal, or that cannot take a group, belongs to something else: it is set aside.
+func (d *Data) openIndex(ctx context.Context, log *slog.Logger) error {
+	db, err := index.Open(d.path(indexFile), log)
+	if err != nil {
+		return err
+	}
+	d.Index = db
+	err = d.replay(ctx, log)
+	if !errors.Is(err, index.ErrDamaged) {
+		return err
+	}
+	log.WarnContext(ctx, "the index does not fit the journal; it is set aside and rebuilt", "reason", err.Error())
+	if err := db.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(d.path(indexFile), d.path(indexFile+".damaged")); err != nil {
+		return fmt.Errorf("set the index aside: %w", err)
+	}
+	if d.Index, err = index.Open(d.path(indexFile), log); err != nil {
+		return err
+	}
+	return d.replay(ctx, log)
+}
+
+func (d *Data) replay(ctx context.Context, log *slog.Logger) error {
+	applied, err := d.Index.Applied(ctx)
+	if err != nil {
+		return err
+	}
+	next := d.journal.Next()
+	if applied >= next {
+		return fmt.Errorf("the index is at group %d and the journal ends at %d: %w", applied, next-1, index.ErrDamaged)
+	}
+	if applied+1 == next {
+		return nil
+	}
+	start := time.Now()
+	batch := make([]journal.Group, 0, replayGroups)
+	for g, err := range d.journal.Read(ctx, applied+1) {
+		if err != nil {
+			return fmt.Errorf("read the journal: %w", err)
+		}
+		if batch = append(batch, g); len(batch) == replayGroups {
+			if err := d.apply(batch); err != nil {
+				return err
+			}
+			batch = batch[:0]
+		}
+	}
+	if err := d.apply(batch); err != nil {
+		return err
+	}
+	log.InfoContext(ctx, "the index was brought up to the journal", "groups", next-1-applied, "took", time.Since(start))
+	return nil
+}
+
+// apply brings groups of the journal into the index. It is what the journal calls after each
+// batch, so that a rebuild goes exactly the same way.
+func (d *Data) apply(batch []journal.Group) error {
+	entries := make([]index.Entry, len(batch))
+	for i, g := range batch {
+		group, err := d.decoder.Decode(g.Payload)
+		if err != nil {
+			return fmt.Errorf("group %d: %w", g.Seq, err)
+		}
+		entries[i] = index.Entry{Seq: g.Seq, Group: group}
+	}
+	return d.Index.Apply(entries)
+}
+
+// Commit makes a group durable and visible, or reports why not.
+func (d *Data) Commit(ctx context.Context, g registry.Group) error {
+	payload, err := registry.EncodeGroup(g)
+	if err != nil {
+		return err
+	}
+	_, err = d.journal.Append(ctx, payload)
+	switch {
+	case errors.Is(err, journal.ErrTooLarge):
+		return fmt.Errorf("%w: %w", err, registry.ErrTooLarge)
+	case errors.Is(err, journal.ErrClosed), errors.Is(err, journal.ErrFailed):
+		return fmt.Errorf("%w: %w", err, registry.ErrUnavailable)
+	}
+	return err
+}
+
+// Ready reports whether commits can be made.
+func (d *Data) Ready(ctx context.Context) error {
+	_, err := d.Index.Applied(ctx)
+	return err
+}
+
+// Close closes everything, the journal before what it writes to.
+func (d *Data) Close() error {
+	var errs []error
+	if d.Repositories != nil {
+		errs = append(errs, d.Repositories.Close())
+	}
+	if d.journal != nil {
+		errs = append(errs, d.journal.Close())
+	}
+	if d.Index != nil {
+		errs = append(errs, d.Index.Close())
+	}
+	if d.Blobs != nil {
+		errs = append(errs, d.Blobs.Close())
+	}
+	return errors.Join(append(errs, d.lock.Close())...)
+}
+
+// Secret reads the server's own secret of that name, and makes it by make when there is none.
+// It lies in a file that only the server's user reads; backups leave it out.
+func (d *Data) Secret(name string, make func() []byte) ([]byte, error) {
+	if err := d.fsys.MkdirAll(d.path(secretsDir), secretsPerm); err != nil {
+		return nil, err
+	}
+	path := d.path(secretsDir, name)
+	secret, err := os.ReadFile(path)
+	if !errors.Is(err, os.ErrNotExist) {
+		return secret, err
+	}
+	secret = make()
+	return secret, d.fsys.WriteFile(path, secret, secretPerm)
+}
+
+// WriteAdminToken keeps the first token where its owner finds it, and gives the path.
+func (d *Data) WriteAdminToken(secret string) (path string, err error) {
+	path = d.path(adminToken)
+	return path, d.fsys.WriteFile(path, []byte(secret+"\n"), secretPerm)
+}
