@@ -19,7 +19,7 @@ var (
 	// ErrImmutable reports that the version was published and its content cannot change.
 	ErrImmutable = errors.New("version is immutable")
 
-	// ErrConflict reports that the request does not fit the present state; the text says why.
+	// ErrConflict reports that the request does not fit the present state; see [Conflict].
 	ErrConflict = errors.New("conflict")
 
 	// ErrGateClosed reports that a gate refused a promotion. It is always wrapped in a
@@ -58,6 +58,17 @@ func Invalid(field, format string, args ...any) error {
 func (e *FieldError) Error() string { return e.Detail }
 
 func (e *FieldError) Unwrap() error { return ErrInvalid }
+
+// Conflict makes an [ErrConflict] whose text is all that the caller reads.
+func Conflict(format string, args ...any) error {
+	return &conflictError{fmt.Sprintf(format, args...)}
+}
+
+type conflictError struct{ detail string }
+
+func (e *conflictError) Error() string { return e.detail }
+
+func (e *conflictError) Unwrap() error { return ErrConflict }
 
 // GateClosedError carries the verdict that refused a promotion. It is an [ErrGateClosed].
 type GateClosedError struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/herdbook/herdbook/registry"
@@ -89,7 +88,7 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 func sameEvaluation(before, again registry.Evaluation) error {
 	again.RecordedAt, again.RecordedBy = before.RecordedAt, before.RecordedBy
 	if !sameJSON(before, again) {
-		return fmt.Errorf("the idempotency key was used for another evaluation: %w", registry.ErrConflict)
+		return registry.Conflict("the idempotency key was used for another evaluation")
 	}
 	return nil
 }

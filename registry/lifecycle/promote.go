@@ -37,10 +37,10 @@ func (s *Service) Promote(ctx context.Context, by Request, m registry.Model, env
 		return p.result(), err
 	}
 	if p.state.Version() == tag {
-		return registry.EnvironmentChange{}, fmt.Errorf("%s %s is in %s already: %w", m.Name, tag, env, registry.ErrConflict)
+		return registry.EnvironmentChange{}, registry.Conflict("%s %s is in %s already", m.Name, tag, env)
 	}
 	if err := p.deployProblem(p.env); err != nil {
-		return registry.EnvironmentChange{}, fmt.Errorf("%s cannot be deployed to %s: %w: %w", tag, env, err, registry.ErrConflict)
+		return registry.EnvironmentChange{}, registry.Conflict("%s cannot be deployed to %s: %v", tag, env, err)
 	}
 	if !p.verdict.Open {
 		p.group.Records = append(p.group.Records, registry.PromotionRefused{ModelID: m.ID, Tag: tag, Verdict: p.verdict, Reason: reason})
@@ -78,7 +78,7 @@ func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, en
 	}
 	if tag.IsZero() {
 		if state.Current == nil || state.Current.Previous.IsZero() {
-			return registry.EnvironmentChange{}, fmt.Errorf("nothing was in %s before: %w", env, registry.ErrConflict)
+			return registry.EnvironmentChange{}, registry.Conflict("nothing was in %s before", env)
 		}
 		tag = state.Current.Previous
 	}
@@ -88,11 +88,11 @@ func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, en
 	}
 	switch {
 	case !state.HasHeld(tag):
-		return registry.EnvironmentChange{}, fmt.Errorf("%s was never in %s: promote it instead: %w", tag, env, registry.ErrConflict)
+		return registry.EnvironmentChange{}, registry.Conflict("%s was never in %s: promote it instead", tag, env)
 	case state.Version() == tag:
-		return registry.EnvironmentChange{}, fmt.Errorf("%s %s is in %s already: %w", m.Name, tag, env, registry.ErrConflict)
+		return registry.EnvironmentChange{}, registry.Conflict("%s %s is in %s already", m.Name, tag, env)
 	case p.version.State == registry.Quarantined || p.version.State == registry.Revoked:
-		return registry.EnvironmentChange{}, fmt.Errorf("%s is %s: %w", tag, p.version.State, registry.ErrConflict)
+		return registry.EnvironmentChange{}, registry.Conflict("%s is %s", tag, p.version.State)
 	}
 	change := p.promote(p.env, &state, p.version, p.verdict, registry.EnvironmentChange{
 		ID: p.id, Kind: registry.Rollback, By: by.Identity.Name, At: p.group.At, Reason: reason,
@@ -129,7 +129,7 @@ func (s *Service) attempt(ctx context.Context, by Request, m registry.Model, env
 	}
 	switch before, err := s.Index.ChangeByID(ctx, m.ID, a.id); {
 	case err == nil && (before.Environment != env || before.Version != tag):
-		return a, fmt.Errorf("the idempotency key was used for another %s: %w", what, registry.ErrConflict)
+		return a, registry.Conflict("the idempotency key was used for another %s", what)
 	case err == nil:
 		a.done = &before
 		return a, nil
@@ -158,7 +158,7 @@ func (s *Service) environmentPolicy(ctx context.Context, m registry.Model, env r
 		return policy, err
 	}
 	if policy.Problem != "" {
-		return policy, fmt.Errorf("%s at %s is not in force: %s: %w", registry.PolicyFile, policy.Commit.Short(), policy.Problem, registry.ErrConflict)
+		return policy, registry.Conflict("%s at %s is not in force: %s", registry.PolicyFile, policy.Commit.Short(), policy.Problem)
 	}
 	if _, ok := policy.Policy.Environment(env); !ok {
 		return policy, fmt.Errorf("%s of %s has no environment %s: %w", registry.PolicyFile, m.Name, env, registry.ErrNotFound)

@@ -143,7 +143,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if err := s.serve(w, r, s.store.Repository(name), action); err != nil {
+	out := &startedWriter{ResponseWriter: w}
+	if err := s.serve(out, r, s.store.Repository(name), action); err != nil && !out.started {
 		status := http.StatusInternalServerError
 		switch {
 		case errors.Is(err, registry.ErrNotFound):
@@ -156,6 +157,21 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), status)
 	}
 }
+
+// startedWriter knows whether the answer began, after which its status cannot be changed.
+type startedWriter struct {
+	http.ResponseWriter
+	started bool
+}
+
+func (w *startedWriter) Write(p []byte) (int, error) {
+	w.started = true
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *startedWriter) Flush() { w.ResponseWriter.(http.Flusher).Flush() }
+
+func (w *startedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (s *server) serve(w http.ResponseWriter, r *http.Request, repo *gitrepo.Repository, action string) error {
 	ctx, protocol := r.Context(), r.Header.Get("Git-Protocol")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -281,6 +282,13 @@ func rawPush(t *testing.T, s *server, body io.Reader) string {
 	return string(answer)
 }
 
+// noise is n bytes that nothing can compress.
+func noise(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(b)
+	return string(b)
+}
+
 func pkt(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
 
 const zero = "0000000000000000000000000000000000000000"
@@ -450,7 +458,7 @@ func TestPushCanRead(t *testing.T) {
 	w.commit("odd name \"x\" ü", "odd")
 	w.git("tag", "-a", "-m", "one", "v1.0.0")
 	w.git("tag", "-a", "-m", "tag of a tag", "nested", "v1.0.0")
-	w.git("tag", "file", w.git("hash-object", "-w", "--stdin-paths", "-t", "blob", "--", "--stdin-paths"))
+	w.git("tag", "file", w.git("hash-object", "-w", w.dir+"/../.gitconfig"))
 	head, tag := w.rev("HEAD"), w.rev("nested")
 
 	type blob struct {
@@ -522,23 +530,25 @@ func TestPushCanRead(t *testing.T) {
 		}
 		return nil
 	}
-	w.git("push", "-q", "origin", "main", "v1.0.0", "nested")
+	w.git("push", "-q", "origin", "main", "v1.0.0", "nested", "file")
 	slices.SortFunc(got, func(a, b blob) int { return strings.Compare(a.Path, b.Path) })
-	want := []blob{{"a/pointer", 43}, {"b.bin", 5000}, {"empty", 0}, {"odd name \"x\" ü", 3}}
+	want := []blob{{"", 104}, {"a/pointer", 43}, {"b.bin", 5000}, {"empty", 0}, {"odd name \"x\" ü", 3}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("new blobs: (-want +got)\n%s", diff)
 	}
-	if contents["odd name \"x\" ü"] != "odd" || len(contents) != 3 {
+	if contents["odd name \"x\" ü"] != "odd" || len(contents) != 4 {
 		t.Errorf("contents = %q", contents)
 	}
 
 	// What is there already is not new, and a deletion brings nothing.
-	for _, args := range [][]string{{"origin", "main:refs/heads/again"}, {"origin", ":refs/heads/again"}} {
-		got = nil
-		w.git(append([]string{"push", "-q"}, args...)...)
-		if got != nil {
-			t.Errorf("new blobs of push %v = %v, want none", args, got)
+	s.check = func(ctx context.Context, p *gitrepo.Push) error {
+		for b, err := range p.NewBlobs(ctx) {
+			t.Errorf("new blob of a push that brings none: %v, %v", b, err)
 		}
+		return nil
+	}
+	for _, args := range [][]string{{"origin", "main:refs/heads/again"}, {"origin", ":refs/heads/again"}} {
+		w.git(append([]string{"push", "-q"}, args...)...)
 	}
 }
 
@@ -561,9 +571,7 @@ func TestPushLimits(t *testing.T) {
 	w.commit("f", "")
 	contains(t, "push of many files", w.fails("push", "origin", "main"), "more than 3 files")
 	w.git("reset", "-q", "--hard", "HEAD~1")
-	noise := make([]byte, 40_000)
-	_, _ = must(os.Open("/dev/urandom")).Read(noise)
-	w.commit("noise", string(noise))
+	w.commit("noise", noise(40_000))
 	contains(t, "push of a large pack", w.fails("push", "origin", "main"), "remote: fatal: pack exceeds maximum allowed size")
 	if got := refs(t, s.repo()); len(got) != 1 {
 		t.Errorf("refs = %v, want only main", got)
@@ -673,9 +681,7 @@ func TestClientGoneWhileItSends(t *testing.T) {
 		return nil, nil
 	}
 	w := newClient(t).work(s, 1)
-	noise := make([]byte, 1<<20)
-	_, _ = must(os.Open("/dev/urandom")).Read(noise)
-	w.commit("noise", string(noise))
+	w.commit("noise", noise(1<<20))
 	pack := packOf(t, w, w.rev("HEAD"), w.rev("HEAD^{tree}"), w.rev("HEAD:noise"), w.rev("HEAD:README.md"))
 	in, out := io.Pipe()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url()+"/git-receive-pack", in)

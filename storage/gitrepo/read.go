@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -511,8 +512,7 @@ func read[T any](ctx context.Context, r *Repository, what string, fn func(*reade
 	switch {
 	case err == nil:
 		return result, nil
-	case stale(err), errors.Is(err, plumbing.ErrReferenceNotFound), errors.Is(err, object.ErrEntryNotFound),
-		errors.Is(err, object.ErrDirectoryNotFound), errors.Is(err, object.ErrFileNotFound):
+	case stale(err), errors.Is(err, plumbing.ErrReferenceNotFound):
 		err = registry.ErrNotFound
 	}
 	return result, fmt.Errorf("%s of %s: %w", what, r.name, err)
@@ -530,13 +530,21 @@ func findFile(s *reader, commit registry.ObjectID, path string) (TreeEntry, erro
 	if err != nil {
 		return TreeEntry{}, err
 	}
-	tree, err := object.GetTree(s, c.TreeHash)
-	if err != nil {
-		return TreeEntry{}, err
-	}
-	e, err := tree.FindEntry(path)
-	if err != nil {
-		return TreeEntry{}, err
+	// Not by Tree.FindEntry, which refuses some names that Git allows.
+	e := object.TreeEntry{Mode: filemode.Dir, Hash: c.TreeHash}
+	for name := range strings.SplitSeq(path, "/") {
+		if e.Mode != filemode.Dir {
+			return TreeEntry{}, registry.ErrNotFound
+		}
+		tree, err := object.GetTree(s, e.Hash)
+		if err != nil {
+			return TreeEntry{}, err
+		}
+		i := slices.IndexFunc(tree.Entries, func(e object.TreeEntry) bool { return e.Name == name })
+		if i < 0 {
+			return TreeEntry{}, registry.ErrNotFound
+		}
+		e = tree.Entries[i]
 	}
 	entry := TreeEntry{Path: path, ID: objectID(e.Hash)}
 	switch e.Mode {

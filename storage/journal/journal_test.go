@@ -211,6 +211,9 @@ func testAppendsShareSyncs(t *testing.T) {
 				t.Errorf("two groups got the number %d", seq)
 			}
 		})
+		if i == 0 {
+			synctest.Wait() // until its sync
+		}
 	}
 	synctest.Wait()
 	if got := j.Next(); got != 1 || len(read(t, j, 1)) != 0 {
@@ -244,12 +247,22 @@ func TestContextCancelledWhileWaiting(t *testing.T) {
 func testContextCancelledWhileWaiting(t *testing.T) {
 	release := make(chan struct{})
 	block := false
-	j := open(t, journal.Config{Dir: t.TempDir(), FS: durable.FS{Hook: func(op durable.Op, _ string, do func() error) error {
-		if block && op == durable.OpWrite {
-			<-release
-		}
-		return do()
-	}}})
+	var applied []string
+	j := open(t, journal.Config{
+		Dir: t.TempDir(),
+		FS: durable.FS{Hook: func(op durable.Op, _ string, do func() error) error {
+			if block && op == durable.OpWrite {
+				<-release
+			}
+			return do()
+		}},
+		Apply: func(batch []journal.Group) error {
+			for _, g := range batch {
+				applied = append(applied, string(g.Payload))
+			}
+			return nil
+		},
+	})
 	block = true
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
@@ -271,8 +284,9 @@ func testContextCancelledWhileWaiting(t *testing.T) {
 	wg.Wait()
 	close(release)
 	mustAppend(t, j, "later")
-	if got, want := read(t, j, 1), []string{"taken by the writer", "later"}; !slices.Equal(got, want) {
-		t.Errorf("groups = %q, want %q", got, want)
+	want := []string{"taken by the writer", "later"}
+	if got := read(t, j, 1); !slices.Equal(got, want) || !slices.Equal(applied, want) {
+		t.Errorf("groups = %q, applied = %q, want %q", got, applied, want)
 	}
 }
 
@@ -520,12 +534,16 @@ func TestFullDiskForNewSegment(t *testing.T) {
 		full.Store(false)
 		mustAppend(t, j, "2")
 		mustAppend(t, j, "3")
+		want := []string{"1", "2", "3"}
+		if got := read(t, j, 1); !slices.Equal(got, want) {
+			t.Errorf("%s: groups = %q, want %q", broken, got, want)
+		}
 		if err := j.Close(); err != nil {
 			t.Fatal(err)
 		}
 		j = open(t, config)
-		if got, want := read(t, j, 1), []string{"1", "2", "3"}; !slices.Equal(got, want) {
-			t.Errorf("%s: groups = %q, want %q", broken, got, want)
+		if got := read(t, j, 1); !slices.Equal(got, want) {
+			t.Errorf("%s: groups after reopening = %q, want %q", broken, got, want)
 		}
 		if got := list(t, config.Dir); len(got) != 3 {
 			t.Errorf("%s: files = %v, want 3 segments", broken, got)
@@ -560,7 +578,7 @@ func TestCrash(t *testing.T) {
 		return durabletest.Case{
 			Work: func(fsys durable.FS, dir string) {
 				config := journal.Config{Dir: filepath.Join(dir, "journal"), SegmentBytes: 300, FS: fsys}
-				for restart := range 3 {
+				for restart, appends := range []int{3, 3, 1} {
 					j, err := journal.Open(config)
 					if err != nil {
 						continue
@@ -571,7 +589,7 @@ func TestCrash(t *testing.T) {
 							acknowledged[g.Seq] = string(g.Payload)
 						}
 					}
-					for i := range 3 {
+					for i := range appends {
 						payload := fmt.Sprintf(`{"restart":%d,"n":%d}`, restart, i)
 						tried = append(tried, payload)
 						if seq, err := j.Append(context.Background(), []byte(payload)); err == nil {
@@ -605,6 +623,11 @@ func TestCrash(t *testing.T) {
 					t.Error(err)
 				}
 				mustAppend(t, j, "after the crash")
+				for _, name := range list(t, filepath.Join(dir, "journal")) {
+					if filepath.Ext(name) != ".log" {
+						t.Errorf("file %s is left", name)
+					}
+				}
 			},
 		}
 	})
@@ -714,10 +737,14 @@ func mustAppend(t testing.TB, j *journal.Journal, payload string) (seq uint64) {
 func read(t testing.TB, j *journal.Journal, from uint64) (payloads []string) {
 	t.Helper()
 	want := max(from, 1)
+	var groups []journal.Group
 	for g, err := range j.Read(context.Background(), from) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		groups = append(groups, g)
+	}
+	for _, g := range groups {
 		if g.Seq != want || g.Batch > g.Seq {
 			t.Errorf("Read came to group %d of batch %d, want group %d", g.Seq, g.Batch, want)
 		}

@@ -88,11 +88,16 @@ func TestTornEndIsCutOff(t *testing.T) {
 	check("nothing torn", whole)
 }
 
-// A changed bit in anything that later groups prove durable must be found, and nothing may be cut off.
+// A changed bit in anything that later groups prove durable must be found, and nothing may be cut off. That no bit
+// of a line can change unnoticed is tested above the parsers; here every byte has its turn.
 func TestChangedBitIsCorruption(t *testing.T) {
 	whole, lastStart := wholeSegment()
 	for i := range lastStart {
-		for bit := range 8 {
+		bits := []int{i % 8}
+		if whole[i] == '\n' {
+			bits = []int{0, 1, 2, 3, 4, 5, 6, 7} // joins two lines, each time in another way
+		}
+		for _, bit := range bits {
 			damaged := bytes.Clone(whole)
 			damaged[i] ^= 1 << bit
 			dir := writeJournal(t, damaged)
@@ -176,7 +181,11 @@ func TestChangesByHand(t *testing.T) {
 	lastChanged := mustParse(t, lines[7])
 	lastChanged.payload = []byte(`{"n":77}`)
 
+	otherBatch := mustParse(t, lines[7])
+	otherBatch.batch = 4
+
 	tests := map[string][]byte{
+		"last group of an older batch":  join(whole[:lastStart], lines[5], lines[6], appendEntry(nil, otherBatch)),
 		"line removed":                  join(lines[0], lines[1], lines[3], lines[4], lines[5]),
 		"lines swapped":                 join(lines[0], lines[2], lines[1], lines[3], lines[4], lines[5]),
 		"line twice":                    join(lines[0], lines[1], lines[1], lines[2]),
@@ -249,6 +258,37 @@ func TestChangedSegments(t *testing.T) {
 	defer j.Close()
 	if _, err := j.Verify(t.Context()); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("Verify without the second segment = %v, want ErrCorrupt", err)
+	}
+}
+
+// A read from the middle does not check the lines it passes over, but it never begins at another group.
+func TestReadFromTheMiddleOfADamagedSegment(t *testing.T) {
+	whole := segment(1, payloads(1, 6))
+	lines := bytes.SplitAfter(whole, []byte("\n"))
+	join := func(lines ...[]byte) []byte { return bytes.Join(lines, nil) }
+	tests := map[string][]byte{
+		"line before it removed": join(lines[0], lines[1], lines[2], lines[4], lines[5], lines[6]),
+		"line removed":           join(lines[0], lines[1], lines[2], lines[3], lines[5], lines[6]),
+		"line before it changed": bytes.Replace(whole, []byte(`{"n":3}`), []byte(`{"n":4}`), 1),
+		"line changed":           bytes.Replace(whole, []byte(`{"n":4}`), []byte(`{"n":5}`), 1),
+		"all gone behind it":     join(lines[:3]...),
+		"newline before it gone": bytes.Replace(whole, append([]byte(`{"n":3}`), '\n'), []byte(`{"n":3} `), 1),
+	}
+	for name, data := range tests {
+		dir := writeJournal(t, whole)
+		j, err := Open(Config{Dir: dir, FS: durabletest.NoSync()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, segmentName(1)), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for g, err := range j.Read(t.Context(), 4) {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("%s: Read from 4 = group %d, %v, want ErrCorrupt", name, g.Seq, err)
+			}
+		}
+		j.Close()
 	}
 }
 

@@ -1,0 +1,320 @@
+package gitrepo_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/storage/gitrepo"
+	"github.com/herdbook/herdbook/storage/internal/durable"
+	"github.com/herdbook/herdbook/storage/internal/durable/durabletest"
+)
+
+func TestOpenChecksGit(t *testing.T) {
+	for version, want := range map[string]string{
+		"git version 2.38.9":                      "too old",
+		"git version 1.99.0":                      "too old",
+		"hello":                                   "install git 2.39 or newer",
+		"git version 2.39.0.windows.1":            "",
+		"git version 2.52.0 (Apple Git-999)":      "",
+		"git version 3.0.0-rc1\nand another line": "",
+	} {
+		fake := filepath.Join(t.TempDir(), "git")
+		script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = --version ] && printf '%%s\\n' '%s' || exec git \"$@\"\n", version)
+		if err := os.WriteFile(fake, []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s, err := gitrepo.Open(t.Context(), gitrepo.Config{Dir: t.TempDir(), Git: fake})
+		if err == nil {
+			err = s.Close()
+		}
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("Open with %q = %v, want %q", version, err, want)
+		}
+	}
+	_, err := gitrepo.Open(t.Context(), gitrepo.Config{Dir: t.TempDir(), Git: "/nowhere/git"})
+	if err == nil || !strings.Contains(err.Error(), "apt-get install git") {
+		t.Errorf("Open without git = %v, want how to install it", err)
+	}
+}
+
+func TestOpenTwice(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if second, err := gitrepo.Open(ctx, gitrepo.Config{Dir: dir}); err == nil {
+		t.Error("a second store opened the same directory")
+		_ = second.Close()
+	}
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
+		t.Errorf("Close twice = %v", err)
+	}
+	openStore(t, dir)
+}
+
+func TestLongSocketPath(t *testing.T) {
+	dir := t.TempDir()
+	run := filepath.Join(dir, strings.Repeat("long/", 20))
+	s := &server{store: openStore(t, filepath.Join(dir, "repos"), func(c *gitrepo.Config) { c.RunDir = run })}
+	s.start(t)
+	newClient(t).work(s, 1).git("push", "-q", "origin", "main")
+}
+
+func TestOpenNeedsAHookThatRuns(t *testing.T) {
+	dir := t.TempDir()
+	// As on a file system that is mounted noexec: what is in the place of the hook cannot be replaced.
+	if err := os.MkdirAll(filepath.Join(dir, "run/hooks/pre-receive/x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s, err := gitrepo.Open(t.Context(), gitrepo.Config{Dir: filepath.Join(dir, "repos"), RunDir: filepath.Join(dir, "run")})
+	if err == nil {
+		t.Error("Open without a hook = nil, want an error")
+		_ = s.Close()
+	}
+}
+
+func TestOpenRemovesLeftovers(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "repos")
+	s := &server{store: openStore(t, dir)}
+	s.start(t)
+	w := newClient(t).work(s, 1)
+	w.git("push", "-q", "origin", "main")
+	s.Close()
+	if err := s.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	repo := filepath.Join(dir, "acme/fraud.git")
+	for _, path := range []string{
+		repo + "/objects/tmp_objdir-incoming-abc/pack/tmp_pack_1", repo + "/objects/pack/tmp_pack_2", repo + "/objects/pack/.tmp-3-pack-x",
+		repo + "/objects/info/commit-graph.lock", repo + "/HEAD.lock", repo + "/packed-refs.lock", repo + "/packed-refs.new", repo + "/refs/heads/main.lock",
+		repo + "/refs/tags/deep/er/v1.lock", repo + "/fast_import_crash_17", dir + "/.trash/x/HEAD", dir + "/" + durable.TempName() + "/HEAD",
+	} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, path, "x")
+	}
+	s = &server{store: openStore(t, dir)}
+	s.start(t)
+	noLeftovers(t, dir)
+	for _, gone := range []string{".trash", "acme/fraud.git/packed-refs.new", "acme/fraud.git/objects/pack/.tmp-3-pack-x"} {
+		if _, err := os.Stat(filepath.Join(dir, gone)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there: %v", gone, err)
+		}
+	}
+	w.commit("f", "x")
+	w.git("push", "-q", s.url(), "main")
+}
+
+func TestCreateRemoveList(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	ctx := t.Context()
+	names := []registry.ModelName{
+		registry.MustModelName("a/b"), registry.MustModelName("acme/fraud"), registry.MustModelName("acme/vad"), registry.MustModelName("b.c/d_e"),
+	}
+	for _, name := range slices.Backward(names) {
+		r, err := s.Create(ctx, name)
+		if err != nil {
+			t.Fatalf("Create(%s): %v", name, err)
+		}
+		if again, err := s.Create(ctx, name); err != nil || again.Name() != name {
+			t.Errorf("second Create(%s) = %v", name, err)
+		}
+		if ok, err := r.Exists(); !ok || err != nil {
+			t.Errorf("Exists(%s) = %v, %v", name, ok, err)
+		}
+		if branch, err := r.HEAD(); branch != "main" || err != nil {
+			t.Errorf("HEAD(%s) = %q, %v, want main", name, branch, err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(s.Dir(), "acme", "Not A Model.git"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	list := func() string {
+		t.Helper()
+		return fmt.Sprint(must(s.List(ctx)))
+	}
+	if got, want := list(), fmt.Sprint(names); got != want {
+		t.Errorf("List = %v, want %v", got, want)
+	}
+	for _, name := range []registry.ModelName{names[0], names[1], names[0]} {
+		if err := s.Remove(ctx, name); err != nil {
+			t.Errorf("Remove(%s) = %v", name, err)
+		}
+	}
+	if ok, err := s.Repository(names[0]).Exists(); ok || err != nil {
+		t.Errorf("Exists after Remove = %v, %v", ok, err)
+	}
+	if got, want := list(), fmt.Sprint(names[2:]); got != want {
+		t.Errorf("List after Remove = %v, want %v", got, want)
+	}
+	if _, err := os.Stat(filepath.Join(s.Dir(), "a")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the namespace of the last removed repository is still there: %v", err)
+	}
+	if entries := must(os.ReadDir(filepath.Join(s.Dir(), ".trash"))); len(entries) > 0 {
+		t.Errorf("in the trash: %v", entries)
+	}
+}
+
+// A crash at any step of Create leaves a whole repository or none, and an acknowledged one stays.
+func TestCreateIsAtomicAndDurable(t *testing.T) {
+	durabletest.EachStep(t, func() durabletest.Case {
+		acknowledged := false
+		return durabletest.Case{
+			Work: func(fsys durable.FS, dir string) {
+				s := openStore(t, dir, func(c *gitrepo.Config) { c.RunDir = filepath.Join(t.TempDir(), "run") })
+				s.SetFS(fsys)
+				_, err := s.Create(t.Context(), fraud)
+				if err != nil {
+					// Like the next request after an error, perhaps of the last sync.
+					_, err = s.Create(t.Context(), fraud)
+				}
+				acknowledged = err == nil
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			},
+			Check: func(t *testing.T, dir string) {
+				s := openStore(t, dir, func(c *gitrepo.Config) { c.RunDir = filepath.Join(t.TempDir(), "run") })
+				r := s.Repository(fraud)
+				ok, err := r.Exists()
+				if err != nil || acknowledged && !ok {
+					t.Errorf("after the crash: Exists = %v, %v, acknowledged = %v", ok, err, acknowledged)
+				}
+				if r, err = s.Create(t.Context(), fraud); err != nil {
+					t.Fatalf("Create after the crash: %v", err)
+				}
+				if err := r.WriteRecords(t.Context(), []gitrepo.RecordCommit{{Ref: registry.VersionsRef, Author: ada}}); err != nil {
+					t.Errorf("the repository is of no use: %v", err)
+				}
+				if branch, err := r.HEAD(); branch != "main" || err != nil {
+					t.Errorf("HEAD = %q, %v", branch, err)
+				}
+				noLeftovers(t, dir)
+			},
+		}
+	})
+}
+
+func TestHEAD(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	ctx := t.Context()
+	r := must(s.Create(ctx, fraud))
+	for _, branch := range []string{"trunk", "feature/x", "main"} {
+		if err := r.SetHEAD(ctx, branch); err != nil {
+			t.Errorf("SetHEAD(%s) = %v", branch, err)
+		}
+		if got, err := r.HEAD(); got != branch || err != nil {
+			t.Errorf("HEAD = %q, %v, want %q", got, err, branch)
+		}
+	}
+	for _, branch := range []string{"", "-d", "a..b", "../../x", "a b"} {
+		if err := r.SetHEAD(ctx, branch); branch != "-d" && !errors.Is(err, registry.ErrInvalid) {
+			t.Errorf("SetHEAD(%q) = %v, want ErrInvalid", branch, err)
+		}
+	}
+	absent := s.Repository(registry.MustModelName("no/no"))
+	if err := absent.SetHEAD(ctx, "main"); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("SetHEAD of no repository = %v, want ErrNotFound", err)
+	}
+	if _, err := absent.HEAD(); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("HEAD of no repository = %v, want ErrNotFound", err)
+	}
+	writeFile(t, filepath.Join(s.Dir(), "acme/fraud.git/HEAD"), string(absentID)+"\n")
+	if got, err := r.HEAD(); got != "" || err != nil {
+		t.Errorf("HEAD of a commit = %q, %v, want none", got, err)
+	}
+}
+
+func TestSync(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	r := must(s.Create(t.Context(), fraud))
+	var synced []string
+	var fail error
+	s.SetFS(durable.FS{Hook: func(op durable.Op, path string, do func() error) error {
+		if op == durable.OpSyncDir {
+			rel, _ := filepath.Rel(filepath.Join(s.Dir(), "acme/fraud.git"), path)
+			synced = append(synced, rel)
+			if rel == "refs" && fail != nil {
+				return fail
+			}
+		}
+		return do()
+	}})
+	updates := []registry.RefUpdate{{Ref: "refs/heads/main"}, {Ref: "refs/heads/gone/branch"}, {Ref: "refs/tags/v1.0.0"}}
+	if err := r.Sync(t.Context(), updates); err != nil {
+		t.Errorf("Sync = %v", err)
+	}
+	want := []string{"objects/pack", "objects", "refs/heads", "refs", ".", "refs/heads/gone", "refs/tags"}
+	if diff := cmp.Diff(want, synced); diff != "" {
+		t.Errorf("synced directories: (-want +got)\n%s", diff)
+	}
+	fail = errors.New("the disk is gone")
+	if err := r.Sync(t.Context(), updates); !errors.Is(err, fail) {
+		t.Errorf("Sync with a broken disk = %v, want %v", err, fail)
+	}
+	if err := s.SyncAll(t.Context()); err != nil {
+		t.Errorf("SyncAll = %v", err)
+	}
+	if err := s.Repository(registry.MustModelName("no/no")).Sync(t.Context(), nil); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("Sync of no repository = %v, want ErrNotFound", err)
+	}
+}
+
+func TestSignature(t *testing.T) {
+	s := newServer(t)
+	ctx := t.Context()
+	w := newClient(t).work(s, 3)
+	w.git("push", "-q", "origin", "HEAD~2:refs/heads/main")
+	seen := map[string]string{}
+	now := func() string { return must(s.repo().Signature(ctx)) }
+	seen[now()] = "the first push"
+	steps := []struct {
+		name string
+		do   func()
+	}{
+		{"update", func() { w.git("push", "-q", "origin", "HEAD~1:refs/heads/main") }},
+		{"create", func() { w.git("push", "-q", "origin", "HEAD:refs/heads/b") }},
+		{"create in a directory", func() { w.git("push", "-q", "origin", "HEAD:refs/heads/c/d") }},
+		{"delete", func() { w.git("push", "-q", "origin", ":refs/heads/b") }},
+		{"HEAD", func() {
+			if err := s.repo().SetHEAD(ctx, "c/d"); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"update-ref", func() { plainGit(t, s, "update-ref", "refs/heads/main", string(w.rev("HEAD"))) }},
+		{"update-ref back", func() { plainGit(t, s, "update-ref", "refs/heads/main", string(w.rev("HEAD~1"))) }},
+		{"pack-refs", func() { plainGit(t, s, "pack-refs", "--all") }},
+		{"delete of a packed ref", func() { w.git("push", "-q", "origin", ":refs/heads/main") }},
+		{"records", func() {
+			if err := s.repo().WriteRecords(ctx, []gitrepo.RecordCommit{{Ref: registry.VersionsRef, Author: ada}}); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	}
+	for _, step := range steps {
+		before := now()
+		if again := now(); again != before {
+			t.Errorf("before %s: two signatures of the same refs", step.name)
+		}
+		step.do()
+		if other, ok := seen[now()]; ok {
+			t.Errorf("signature after %s is that after %s", step.name, other)
+		}
+		seen[now()] = step.name
+	}
+	if _, err := s.store.Repository(registry.MustModelName("no/no")).Signature(ctx); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("Signature of no repository = %v, want ErrNotFound", err)
+	}
+}
