@@ -23,6 +23,16 @@ type Record interface{ recordType() string }
 
 // The records. Each is written as {"type": ..., "data": {...}}.
 type (
+	// JournalStarted is the first record of a journal. Its id tells the places of one journal
+	// from those of another, in repositories that came from elsewhere.
+	JournalStarted struct {
+		ID string `json:"id"`
+	}
+	// ModelImported stands first in a group whose other records were read from the model's own
+	// repository, where they stand already. Nothing in such a group is announced.
+	ModelImported struct {
+		ModelID string `json:"model_id"`
+	}
 	// ModelCreated says that a model came to be. Its repository is made from this record when it is
 	// missing.
 	ModelCreated struct {
@@ -155,6 +165,8 @@ type Token struct {
 	CreatedAt time.Time `json:"created_at"`
 }
 
+func (JournalStarted) recordType() string     { return "journal_started" }
+func (ModelImported) recordType() string      { return "model_imported" }
 func (ModelCreated) recordType() string       { return "model_created" }
 func (ModelChanged) recordType() string       { return "model_changed" }
 func (ModelDeleted) recordType() string       { return "model_deleted" }
@@ -184,7 +196,7 @@ func RecordTypes() []string { return sortedKeys(recordDecoders()) }
 func recordDecoders() map[string]func(json.RawMessage) (Record, error) {
 	all := map[string]func(json.RawMessage) (Record, error){}
 	for _, add := range []func(map[string]func(json.RawMessage) (Record, error)){
-		decode[ModelCreated], decode[ModelChanged], decode[ModelDeleted], decode[DefaultBranchSet],
+		decode[JournalStarted], decode[ModelImported], decode[ModelCreated], decode[ModelChanged], decode[ModelDeleted], decode[DefaultBranchSet],
 		decode[PushStarted], decode[PushFinished], decode[RefMoved], decode[BlobsLinked],
 		decode[VersionPublished], decode[ImageBuilt], decode[EvaluationRecorded], decode[PolicySet],
 		decode[GateMoved], decode[PromotionRefused], decode[EnvironmentChanged], decode[ApprovalGiven],

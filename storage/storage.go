@@ -7,6 +7,8 @@ package storage
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -89,6 +91,11 @@ func Open(ctx context.Context, c Config) (_ *Data, err error) {
 	if err := d.openIndex(ctx, c.Log); err != nil {
 		return nil, err
 	}
+	if d.journal.Next() == 1 {
+		if err := d.startJournal(ctx); err != nil {
+			return nil, err
+		}
+	}
 	d.Repositories, err = gitrepo.Open(ctx, gitrepo.Config{
 		Dir: d.path(reposDir), RunDir: d.path(runDir), Log: c.Log, MaxPushBytes: c.MaxPushBytes,
 	})
@@ -96,6 +103,15 @@ func Open(ctx context.Context, c Config) (_ *Data, err error) {
 		return nil, fmt.Errorf("repositories: %w", err)
 	}
 	return d, nil
+}
+
+// startJournal gives a new journal its id.
+func (d *Data) startJournal(ctx context.Context) error {
+	var id [16]byte
+	rand.Read(id[:]) // crypto/rand never fails
+	return d.Commit(ctx, registry.Group{At: time.Now().UTC().Truncate(time.Microsecond), Records: []registry.Record{
+		registry.JournalStarted{ID: hex.EncodeToString(id[:])},
+	}})
 }
 
 func (d *Data) path(parts ...string) string {

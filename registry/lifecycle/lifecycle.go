@@ -57,6 +57,7 @@ type versionIndex interface {
 	EvaluationByID(ctx context.Context, modelID, id string) (registry.Evaluation, error)
 	Unmirrored(ctx context.Context, limit int) ([]registry.Mark, error)
 	Mirrored(marks []registry.Mark) error
+	JournalID(ctx context.Context) (string, error)
 }
 
 type environmentIndex interface {
@@ -83,6 +84,8 @@ type Repository interface {
 	// Sync makes the updates of a push, and the objects they brought, durable; without
 	// updates it makes everything durable, whoever wrote it.
 	Sync(ctx context.Context, updates []registry.RefUpdate) error
+	// HEAD is the branch that HEAD points to, which need not exist.
+	HEAD() (branch string, err error)
 	// SetHEAD points HEAD to a branch.
 	SetHEAD(ctx context.Context, branch string) error
 	// SetRef points a ref to an object that the repository holds, whatever it pointed to.

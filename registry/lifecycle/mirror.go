@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -17,9 +16,22 @@ import (
 )
 
 // Records that concern a model are written into its own repository too, so that a mirror clone
-// carries all of them along. Each commit says in its last line up to which record of the
-// journal its ref goes; a record is written once, however often it is looked at.
+// carries all of them along; see [Service.importModel]. Each commit says in its last line up to
+// which record of which journal its ref goes: "Herdbook-Seq: SEQ.PLACE JOURNAL". A record is
+// written once, however often it is looked at.
 const seqTrailer = "Herdbook-Seq: "
+
+// The files of the record refs. Each holds one record of the journal, {"type": ..., "data": ...},
+// or the bytes of a published document.
+//
+//	refs/herdbook/versions             TAG/record.json, TAG/image.json, TAG/documents/HEX of a sha256
+//	refs/herdbook/environments/NAME    record.json: one commit a record
+//	refs/notes/evaluations             registry.Evaluation as JSON, one a line
+const (
+	recordName   = "record.json"
+	imageName    = "image.json"
+	documentsDir = "documents"
+)
 
 // maxMirrored bounds the records that are written at once.
 const maxMirrored = 1000
@@ -78,7 +90,11 @@ func (s *Service) mirrorModel(ctx context.Context, marks []registry.Mark) error 
 	if err != nil {
 		return err
 	}
-	w := mirrorWriter{Service: s, m: m, repo: repo, tips: map[string]place{}, decoder: registry.NewDecoder()}
+	journal, err := s.Index.JournalID(ctx)
+	if err != nil {
+		return err
+	}
+	w := mirrorWriter{Service: s, m: m, repo: repo, journal: journal, tips: map[string]place{}, decoder: registry.NewDecoder()}
 	for _, mark := range marks {
 		if err := w.add(ctx, mark); err != nil {
 			return fmt.Errorf("write records into the repository of %s: %w", m.Name, err)
@@ -99,22 +115,24 @@ type place struct {
 	index int
 }
 
-func (p place) String() string { return fmt.Sprintf("%s%d.%d", seqTrailer, p.seq, p.index) }
-
 func (p place) before(q place) bool { return p.seq < q.seq || (p.seq == q.seq && p.index < q.index) }
 
-// parsePlace finds the place in a commit's message; the zero place when there is none.
-func parsePlace(message string) place {
+func (p place) trailer(journal string) string {
+	return fmt.Sprintf("%s%d.%d %s", seqTrailer, p.seq, p.index, journal)
+}
+
+// parsePlace finds the place in a commit's message; the zero place when there is none, or one
+// of another journal.
+func parsePlace(message, journal string) place {
 	for line := range strings.Lines(message) {
 		text, ok := strings.CutPrefix(strings.TrimSpace(line), seqTrailer)
 		if !ok {
 			continue
 		}
-		seq, index, _ := strings.Cut(text, ".")
-		n, err := strconv.ParseUint(seq, 10, 64)
-		i, err2 := strconv.Atoi(index)
-		if err == nil && err2 == nil {
-			return place{n, i}
+		var p place
+		var of string
+		if _, err := fmt.Sscanf(text, "%d.%d %s", &p.seq, &p.index, &of); err == nil && of == journal {
+			return p
 		}
 	}
 	return place{}
@@ -125,6 +143,7 @@ type mirrorWriter struct {
 	*Service
 	m       registry.Model
 	repo    Repository
+	journal string // its id
 	decoder *registry.Decoder
 	tips    map[string]place // how far each ref goes
 	commits []registry.RecordCommit
@@ -138,24 +157,32 @@ func (w *mirrorWriter) add(ctx context.Context, mark registry.Mark) error {
 	if err != nil {
 		return err
 	}
+	data, err := json.MarshalIndent(mark.Record, "", "  ")
+	if err != nil {
+		return err
+	}
+	data = append(data, '\n')
 	switch r := record.(type) {
 	case registry.VersionPublished:
-		files, err := w.versionFiles(ctx, r)
-		if err != nil {
-			return err
+		tag, by := r.Version.Tag.String(), r.Version.PublishedBy
+		return w.commitVersion(ctx, mark, by, "publish "+tag, tag, recordName, data, r.Version.Artifact.Digest, r.Version.Config.Digest)
+	case registry.ImageBuilt:
+		var documents []digest.Digest
+		for _, m := range r.Manifests {
+			documents = append(documents, m.Digest)
 		}
-		return w.commitTo(ctx, registry.VersionsRef, mark, r.Version.PublishedBy, "publish "+r.Version.Tag.String(), files)
+		for _, b := range r.Blobs {
+			documents = append(documents, b.Digest)
+		}
+		return w.commitVersion(ctx, mark, "herdbook", "image of "+r.Tag.String(), r.Tag.String(), imageName, data, documents...)
 	case registry.EnvironmentChanged:
 		c := r.Change
-		message := fmt.Sprintf("%s: %s", c.Kind, c.Version)
-		if c.Reason != "" {
-			message += "\n\n" + c.Reason
-		}
-		data, err := recordFile(c)
-		if err != nil {
-			return err
-		}
-		return w.commitTo(ctx, registry.EnvironmentsPrefix+c.Environment.String(), mark, c.By, message, map[string][]byte{"record.json": data})
+		return w.commitTo(ctx, registry.EnvironmentsPrefix+c.Environment.String(), mark, c.By,
+			withReason(fmt.Sprintf("%s: %s", c.Kind, c.Version), c.Reason), map[string][]byte{recordName: data})
+	case registry.ApprovalGiven:
+		a := r.Approval
+		return w.commitTo(ctx, registry.EnvironmentsPrefix+a.Environment.String(), mark, a.By,
+			withReason(fmt.Sprintf("approval: %s", a.Version), a.Reason), map[string][]byte{recordName: data})
 	case registry.EvaluationRecorded:
 		if there, err := w.there(ctx, registry.EvaluationNotesRef, mark); err != nil || there {
 			return err
@@ -168,33 +195,29 @@ func (w *mirrorWriter) add(ctx context.Context, mark registry.Mark) error {
 	return nil
 }
 
-// recordFile is a record as people and programs read it.
-func recordFile(v any) ([]byte, error) {
-	data, err := json.MarshalIndent(v, "", "  ")
-	return append(data, '\n'), err
+func withReason(message, reason string) string {
+	if reason == "" {
+		return message
+	}
+	return message + "\n\n" + reason
 }
 
-// versionFiles are what a rebuild needs of a version: its record and the bytes that were
-// published.
-func (w *mirrorWriter) versionFiles(ctx context.Context, r registry.VersionPublished) (map[string][]byte, error) {
-	record, err := recordFile(r.Version)
-	if err != nil {
-		return nil, err
-	}
-	files := map[string][]byte{r.Version.Tag.String() + "/record.json": record}
-	for name, d := range map[string]digest.Digest{"manifest.json": r.Version.Artifact.Digest, "config.json": r.Version.Config.Digest} {
+// commitVersion adds a record about a version and the documents that it names.
+func (w *mirrorWriter) commitVersion(ctx context.Context, mark registry.Mark, by, message, tag, name string, record []byte, documents ...digest.Digest) error {
+	files := map[string][]byte{tag + "/" + name: record}
+	for _, d := range documents {
 		content, err := w.Blobs.Get(ctx, d)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		data, err := io.ReadAll(content)
 		content.Close()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		files[r.Version.Tag.String()+"/"+name] = data
+		files[tag+"/"+documentsDir+"/"+d.Encoded()] = data
 	}
-	return files, nil
+	return w.commitTo(ctx, registry.VersionsRef, mark, by, message, files)
 }
 
 // there reports whether a ref goes as far as mark already.
@@ -205,7 +228,7 @@ func (w *mirrorWriter) there(ctx context.Context, ref string, mark registry.Mark
 		if err != nil {
 			return false, err
 		}
-		tip = parsePlace(message)
+		tip = parsePlace(message, w.journal)
 		w.tips[ref] = tip
 	}
 	return !tip.before(place{mark.Seq, mark.Place}), nil
@@ -217,7 +240,7 @@ func (w *mirrorWriter) commitTo(ctx context.Context, ref string, mark registry.M
 	}
 	w.commits = append(w.commits, registry.RecordCommit{
 		Ref: ref, Author: author, At: mark.At, Files: files,
-		Message: message + "\n\n" + place{mark.Seq, mark.Place}.String() + "\n",
+		Message: message + "\n\n" + place{mark.Seq, mark.Place}.trailer(w.journal) + "\n",
 	})
 	return nil
 }
@@ -245,7 +268,7 @@ func (w *mirrorWriter) addNotes(ctx context.Context) error {
 	}
 	w.commits = append(w.commits, registry.RecordCommit{
 		Ref: registry.EvaluationNotesRef, Author: "herdbook", At: w.noteAt.At, Notes: notes,
-		Message: "record evaluations\n\n" + place{w.noteAt.Seq, w.noteAt.Place}.String() + "\n",
+		Message: "record evaluations\n\n" + place{w.noteAt.Seq, w.noteAt.Place}.trailer(w.journal) + "\n",
 	})
 	return nil
 }

@@ -272,7 +272,7 @@ func (r *reconciliation) takePolicy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now, err := r.readPolicy(ctx, head)
+	now, err := r.readPolicy(ctx, r.repo, head)
 	if err != nil {
 		return err
 	}
@@ -290,12 +290,13 @@ func (r *reconciliation) takePolicy(ctx context.Context) error {
 	return nil
 }
 
-func (r *reconciliation) readPolicy(ctx context.Context, head registry.ObjectID) (registry.PolicyState, error) {
+// readPolicy reads the policy at a commit, the head of the default branch.
+func (s *Service) readPolicy(ctx context.Context, repo Repository, head registry.ObjectID) (registry.PolicyState, error) {
 	state := registry.PolicyState{Commit: head}
 	if head == "" {
 		return state, nil // the branch was deleted, and with it the policy
 	}
-	data, blob, err := r.repo.ReadFile(ctx, head, registry.PolicyFile, maxPolicyBytes)
+	data, blob, err := repo.ReadFile(ctx, head, registry.PolicyFile, maxPolicyBytes)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		return state, nil
@@ -306,7 +307,7 @@ func (r *reconciliation) readPolicy(ctx context.Context, head registry.ObjectID)
 		return state, err
 	}
 	state.Blob = blob
-	policy, err := card.ParsePolicy(data, r.gates.Check)
+	policy, err := card.ParsePolicy(data, s.gates.Check)
 	if err != nil {
 		state.Problem = err.Error()
 		return state, nil

@@ -13,8 +13,11 @@ import (
 const sweepEvery = time.Minute
 
 // Start brings every model up to date before the server answers: it takes over what a crash
-// left between Git and the journal.
+// left between Git and the journal, and repositories that were put into the directory.
 func (s *Service) Start(ctx context.Context) error {
+	if err := s.importNew(ctx); err != nil {
+		return err
+	}
 	return s.sweep(ctx)
 }
 

@@ -48,6 +48,7 @@ type settlement struct {
 	*Service
 	m     registry.Model
 	group registry.Group
+	quiet bool // record the gates, and neither announce nor promote anything
 }
 
 func (r *settlement) run(ctx context.Context, focus []registry.Tag) (*registry.EnvironmentChange, error) {
@@ -73,7 +74,7 @@ func (r *settlement) run(ctx context.Context, focus []registry.Tag) (*registry.E
 			if err := r.announceGate(ctx, v, verdict); err != nil {
 				return nil, err
 			}
-			if !verdict.Open || !registry.MayPromoteAutomatically(env, &state, v.Version.Tag) || r.deployProblem(env) != nil {
+			if r.quiet || !verdict.Open || !registry.MayPromoteAutomatically(env, &state, v.Version.Tag) || r.deployProblem(env) != nil {
 				continue
 			}
 			change := r.promote(env, &state, v, verdict, registry.EnvironmentChange{
@@ -116,6 +117,10 @@ func (r *settlement) announceGate(ctx context.Context, v registry.VersionRecord,
 	if err != nil || last.Open == verdict.Open {
 		return err
 	}
+	r.group.Records = append(r.group.Records, registry.GateMoved{ModelID: r.m.ID, Tag: v.Version.Tag, Verdict: verdict})
+	if r.quiet {
+		return nil
+	}
 	kind := registry.EventGateClosed
 	if verdict.Open {
 		kind = registry.EventGateOpened
@@ -123,7 +128,7 @@ func (r *settlement) announceGate(ctx context.Context, v registry.VersionRecord,
 	e := registry.NewEvent(kind, r.m, r.group.Actor, r.group.At, gateEvent{verdict},
 		v.Version.Tag.String(), verdict.Environment.String(), r.group.At.String())
 	e.Version, e.Environment = v.Version.Tag, verdict.Environment
-	r.group.Records = append(r.group.Records, registry.GateMoved{ModelID: r.m.ID, Tag: v.Version.Tag, Verdict: verdict}, announce(e))
+	r.group.Records = append(r.group.Records, announce(e))
 	return nil
 }
 

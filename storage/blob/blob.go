@@ -1,9 +1,10 @@
 // Package blob keeps content under its SHA-256, each content once: Git LFS objects, OCI layers and
 // configs, attachments of evaluations.
 //
-// What [Writer.Commit] acknowledged survives a killed process and a power cut, and what [Dir.Stat] or [Dir.Open] find is
-// acknowledged. A blob never changes; its bytes were hashed while they were received and are not hashed again when
-// they are read. The package knows nothing of models or rights: who may read a blob is decided before it is asked.
+// What [Writer.Commit] acknowledged survives a killed process and a power cut, and what [Dir.Stat] or
+// [Dir.Open] find is acknowledged. A blob never changes; its bytes were hashed while they were received
+// and are not hashed again when they are read. The package knows nothing of models or rights: who may
+// read a blob is decided before it is asked.
 package blob
 
 import (
@@ -60,8 +61,8 @@ type Config struct {
 	FS durable.FS
 }
 
-// Dir is a directory of blobs. Its methods are safe for concurrent use. No two processes may have the same
-// directory open.
+// Dir is a directory of blobs. Its methods are safe for concurrent use. No two processes may have the
+// same directory open.
 type Dir struct {
 	fs      durable.FS
 	path    string   // of sha256, for changes
@@ -108,11 +109,11 @@ func Open(config Config) (*Dir, error) {
 	return d, nil
 }
 
-// prepare cleans up after a killed process. That one may have made a shard or renamed a blob into it, and died
-// before the sync, so what is found is made durable before anybody can see it.
+// prepare cleans up after a killed process. That one may have made a shard or renamed a blob into it,
+// and died before the sync, so what is found is made durable before anybody can see it.
 func (d *Dir) prepare() error {
 	for _, path := range []string{d.path, d.uploads} {
-		if err := d.fs.MkdirAll(path, 0o755); err != nil {
+		if err := d.fs.MkdirAll(path, 0o700); err != nil {
 			return err
 		}
 	}
@@ -210,8 +211,9 @@ func (d *Dir) Stat(ctx context.Context, dgst digest.Digest) (size int64, err err
 	return info.Size(), nil
 }
 
-// Delete removes a blob durably; who has it open reads on. When there is none the error is ErrNotFound. Whether
-// somebody has committed the same content again just before is the caller's concern; see [Dir.Walk].
+// Delete removes a blob durably; who has it open reads on. When there is none the error is ErrNotFound.
+// Whether somebody has committed the same content again just before is the caller's concern; see
+// [Dir.Walk].
 func (d *Dir) Delete(ctx context.Context, dgst digest.Digest) error {
 	s, name, err := d.find(ctx, dgst)
 	if err != nil {
@@ -228,8 +230,8 @@ func (d *Dir) Delete(ctx context.Context, dgst digest.Digest) error {
 }
 
 // Walk calls fn for every blob in the order of the digests, until fn returns an error. usedAt is when
-// the content was last committed, also when it was there already: what was used lately may be about to be referenced,
-// though nothing names it yet. Blobs that come or go meanwhile may be missed.
+// the content was last committed, also when it was there already: what was used lately may be about to
+// be referenced, though nothing names it yet. Blobs that come or go meanwhile may be missed.
 func (d *Dir) Walk(ctx context.Context, fn func(blob Descriptor, usedAt time.Time) error) error {
 	for i := range d.shards {
 		s := &d.shards[i]
@@ -267,8 +269,8 @@ func (d *Dir) find(ctx context.Context, dgst digest.Digest) (s *shard, name stri
 	return s, name, nil
 }
 
-// place returns the shard and the file name of a digest. It is the only way from a digest to a path, so a
-// digest that is not one goes no further.
+// place returns the shard and the file name of a digest. It is the only way from a digest to a path, so
+// a digest that is not one goes no further.
 func (d *Dir) place(dgst digest.Digest) (s *shard, name string, err error) {
 	algorithm, name, ok := strings.Cut(string(dgst), ":")
 	if ok && algorithm != string(digest.SHA256) {

@@ -26,11 +26,12 @@ type shard struct {
 
 	mu         sync.Mutex
 	committing map[digest.Digest]chan struct{} // committed or deleted right now; closed at the end
-	// hidden are blobs that have their name and are not yet durable under it. Nobody may see one: who is told
-	// that a blob is there does not send it.
+	// hidden are blobs that have their name and are not yet durable under it. Nobody may see one: who
+	// is told that a blob is there does not send it.
 	hidden map[digest.Digest]struct{}
 
-	// countMu is held while a name changes and while the names are counted, so that none is counted twice or missed.
+	// countMu is held while a name changes and while the names are counted, so that none is counted
+	// twice or missed.
 	countMu sync.Mutex
 	usage   usage // true once the shard is counted
 }
@@ -98,7 +99,8 @@ func (s *shard) isHidden(dgst digest.Digest) bool {
 }
 
 // install gives a written file the name of its blob, durably, and reports whether it did; otherwise the
-// file is still under its own name, for the caller to remove. The order of the steps and what a crash after each leaves:
+// file is still under its own name, for the caller to remove. The order of the steps and what a crash
+// after each leaves:
 //
 //	sync file               an unfinished file, which the next Open removes
 //	make shard, sync it     the same, and perhaps an empty directory
@@ -123,8 +125,8 @@ func (d *Dir) install(f *durable.File, blob Descriptor) (moved bool, err error) 
 		// The time tells that somebody counts on the blob again; see Walk.
 		return false, d.root.Chtimes(path, time.Time{}, time.Now())
 	default:
-		// Either the file is damaged, since other content has another digest, or a commit left it that could
-		// not be synced. Here is the content that belongs there.
+		// Either the file is damaged, since other content has another digest, or a commit left it that
+		// could not be synced. Here is the content that belongs there.
 		replaced = usage{1, old.Size()}
 	}
 
@@ -140,8 +142,8 @@ func (d *Dir) install(f *durable.File, blob Descriptor) (moved bool, err error) 
 		return false, err
 	}
 	if err := d.syncShard(s); err != nil {
-		// Nobody can tell whether the name will survive, and a later sync may claim success for it. So the blob goes,
-		// and if even that fails it stays hidden until the next Open.
+		// Nobody can tell whether the name will survive, and a later sync may claim success for it. So
+		// the blob goes, and if even that fails it stays hidden until the next Open.
 		if d.remove(s, name) == nil {
 			s.show(blob.Digest)
 		}
@@ -151,13 +153,13 @@ func (d *Dir) install(f *durable.File, blob Descriptor) (moved bool, err error) 
 	return true, nil
 }
 
-// makeShard makes the directory of a shard durably, unless it is there. Where another commit made it and is not
-// done with the sync, both sync.
+// makeShard makes the directory of a shard durably, unless it is there. Where another commit made it
+// and is not done with the sync, both sync.
 func (d *Dir) makeShard(s *shard) error {
 	if s.made.Load() {
 		return nil
 	}
-	if err := d.fs.Mkdir(filepath.Join(d.path, s.name), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := d.fs.Mkdir(filepath.Join(d.path, s.name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	if err := d.shardsSync.Do(func() error { return d.fs.SyncDir(d.path) }); err != nil {
@@ -258,8 +260,8 @@ func (d *Dir) countShard(s *shard) error {
 	return nil
 }
 
-// Usage returns the number of blobs and the sum of their sizes. It is kept in memory; after Open
-// it waits until the blobs are counted.
+// Usage returns the number of blobs and the sum of their sizes. It is kept in memory; after Open it
+// waits until the blobs are counted.
 func (d *Dir) Usage(ctx context.Context) (count, bytes int64, err error) {
 	select {
 	case <-d.counted:

@@ -48,8 +48,8 @@ var (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Upload receives the content of one blob in pieces, over several requests and restarts of the server. It
-// is not safe for concurrent use; only one caller can have an upload open.
+// Upload receives the content of one blob in pieces, over several requests and restarts of the server.
+// It is not safe for concurrent use; only one caller can have an upload open.
 type Upload struct {
 	id     string
 	path   string // of its directory
@@ -67,17 +67,21 @@ func (d *Dir) NewUpload(ctx context.Context) (*Upload, error) {
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails
 	id := hex.EncodeToString(random[:])
-	if err := d.fs.Mkdir(filepath.Join(d.uploads, id), 0o755); err != nil {
+	d.claim(id)
+	err := d.fs.Mkdir(filepath.Join(d.uploads, id), 0o700)
+	if err == nil {
+		err = d.uploadsSync.Do(func() error { return d.fs.SyncDir(d.uploads) })
+	}
+	if err != nil {
+		d.release(id)
 		return nil, fmt.Errorf("new upload: %w", err)
 	}
-	if err := d.uploadsSync.Do(func() error { return d.fs.SyncDir(d.uploads) }); err != nil {
-		return nil, fmt.Errorf("new upload: %w", err)
-	}
-	return d.OpenUpload(ctx, id)
+	return d.openClaimed(id)
 }
 
-// OpenUpload continues an upload at its offset. The error is ErrNotFound when there is none, or none that can be
-// continued, and ErrInUse while somebody else has it open. The caller ends with Close, Commit or Cancel.
+// OpenUpload continues an upload at its offset. The error is ErrNotFound when there is none, or none
+// that can be continued, and ErrInUse while somebody else has it open. The caller ends with Close,
+// Commit or Cancel.
 func (d *Dir) OpenUpload(ctx context.Context, id string) (*Upload, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -88,6 +92,10 @@ func (d *Dir) OpenUpload(ctx context.Context, id string) (*Upload, error) {
 	if !d.claim(id) {
 		return nil, fmt.Errorf("upload %s: %w", id, ErrInUse)
 	}
+	return d.openClaimed(id)
+}
+
+func (d *Dir) openClaimed(id string) (*Upload, error) {
 	u := &Upload{id: id, path: filepath.Join(d.uploads, id), dir: d}
 	err := u.load()
 	if err == nil {
@@ -153,9 +161,10 @@ func (u *Upload) ID() string { return u.id }
 // Offset returns the number of bytes received.
 func (u *Upload) Offset() int64 { return u.writer.size }
 
-// Append adds what r yields until EOF, and returns how much that was. offset must be Offset(), or the error is
-// ErrOffset. What it returns as added is durable. An error of r is returned as it is, and what came before
-// it is kept; after any other error the upload must be opened again, and may be at an earlier offset than before.
+// Append adds what r yields until EOF, and returns how much that was. offset must be Offset(), or the
+// error is ErrOffset. What it returns as added is durable. An error of r is returned as it is, and what
+// came before it is kept; after any other error the upload must be opened again, and may be at an
+// earlier offset than before.
 func (u *Upload) Append(ctx context.Context, offset int64, r io.Reader) (n int64, err error) {
 	if offset != u.Offset() {
 		return 0, fmt.Errorf("upload %s is at byte %d, not %d: %w", u.id, u.Offset(), offset, ErrOffset)
@@ -196,7 +205,8 @@ func (u *Upload) save() error {
 	return nil
 }
 
-// Commit makes the content a blob as [Writer.Commit] does. Whatever happens the upload is over and gone.
+// Commit makes the content a blob as [Writer.Commit] does. Whatever happens the upload is over and
+// gone.
 func (u *Upload) Commit(want digest.Digest, wantSize int64) (Descriptor, error) {
 	w := u.writer
 	if w.file != nil && w.err == nil {
@@ -230,8 +240,8 @@ func (u *Upload) end(last func() error) error {
 	return last()
 }
 
-// ExpireUploads removes the uploads that nobody has open and that got nothing since before, and
-// returns their number.
+// ExpireUploads removes the uploads that nobody has open and that got nothing since before, and returns
+// their number.
 func (d *Dir) ExpireUploads(ctx context.Context, before time.Time) (expired int, err error) {
 	entries, err := os.ReadDir(d.uploads)
 	if err != nil {
@@ -293,7 +303,8 @@ func appendState(dst []byte, offset int64, state []byte) []byte {
 	return fmt.Appendf(dst, "%08x %s\n", crc32.Checksum(body, castagnoli), body)
 }
 
-// parseState reads what appendState wrote. It accepts nothing else, so a line that it accepts is the one it would write.
+// parseState reads what appendState wrote. It accepts nothing else, so a line that it accepts is the
+// one it would write.
 func parseState(line []byte) (offset int64, state []byte, err error) {
 	fields := bytes.Fields(line)
 	if len(fields) != 5 {

@@ -67,6 +67,26 @@ func TestUploadInPiecesOverRestarts(t *testing.T) {
 	}
 }
 
+func TestEmptyUpload(t *testing.T) {
+	d := blobs(t, t.TempDir(), durabletest.NoSync())
+	u, err := d.NewUpload(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := u.Append(t.Context(), 0, strings.NewReader("")); n != 0 || err != nil {
+		t.Errorf("Append of nothing = %d, %v, want 0", n, err)
+	}
+	if err := u.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if u, err = d.OpenUpload(t.Context(), u.ID()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := u.Commit("", 0); got.Digest != digest.FromString("") || err != nil {
+		t.Errorf("Commit = %v, %v, want the empty blob", got, err)
+	}
+}
+
 func TestUploadRefusals(t *testing.T) {
 	d := blobs(t, t.TempDir(), durabletest.NoSync())
 	u, err := d.NewUpload(t.Context())
@@ -84,7 +104,8 @@ func TestUploadRefusals(t *testing.T) {
 	if _, err := d.OpenUpload(t.Context(), u.ID()); !errors.Is(err, blob.ErrInUse) {
 		t.Errorf("OpenUpload of an open upload = %v, want ErrInUse", err)
 	}
-	for _, id := range []string{"", ".", "..", "../blobs", strings.Repeat("0", 32), strings.Repeat("A", 32), u.ID() + "/"} {
+	absent, upper := strings.Repeat("0", 32), strings.Repeat("A", 32)
+	for _, id := range []string{"", ".", "..", "../blobs", absent, upper, u.ID() + "/"} {
 		if _, err := d.OpenUpload(t.Context(), id); !errors.Is(err, blob.ErrNotFound) {
 			t.Errorf("OpenUpload(%q) = %v, want ErrNotFound", id, err)
 		}
@@ -165,7 +186,8 @@ func TestUploadOnFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	full = true
-	if n, err := u.Append(t.Context(), 6, strings.NewReader("longer than the rest")); n != 0 || !errors.Is(err, syscall.ENOSPC) {
+	n, err := u.Append(t.Context(), 6, strings.NewReader("longer than the rest"))
+	if n != 0 || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("Append on a full disk = %d, %v, want 0, ENOSPC", n, err)
 	}
 	full = false

@@ -16,8 +16,8 @@ import (
 const (
 	// bufferBytes is read, hashed and written at a time. It stays in the cache of a core.
 	bufferBytes = 256 << 10
-	// writebackBytes is how much may wait in memory before the disk is asked to begin. Then the sync of a
-	// large blob is short, and small blobs that are committed meanwhile do not wait for its data.
+	// writebackBytes is how much may wait in memory before the disk is asked to begin. Then the sync of
+	// a large blob is short, and small blobs that are committed meanwhile do not wait for its data.
 	writebackBytes = 8 << 20
 )
 
@@ -67,7 +67,8 @@ func (w *Writer) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// ReadFrom appends what r yields until EOF. An error of r is returned as it is, and what came before it is kept.
+// ReadFrom appends what r yields until EOF. An error of r is returned as it is, and what came before it
+// is kept.
 func (w *Writer) ReadFrom(r io.Reader) (n int64, err error) {
 	buffer := w.dir.buffers.Get().(*[]byte)
 	defer w.dir.buffers.Put(buffer)
@@ -89,8 +90,8 @@ func (w *Writer) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
-// fill reads until buf is full or r returns an error. io.ReadFull would hide whether an early
-// end is the reader's own io.ErrUnexpectedEOF, which is how a broken HTTP body ends.
+// fill reads until buf is full or r returns an error. io.ReadFull would hide whether an early end is
+// the reader's own io.ErrUnexpectedEOF, which is how a broken HTTP body ends.
 func fill(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var m int
@@ -100,9 +101,10 @@ func fill(r io.Reader, buf []byte) (n int, err error) {
 	return n, err
 }
 
-// Commit makes the content a blob and returns its digest and size; when it returns nil the blob is durable.
-// The content must hash to want, if want is not empty, and be wantSize bytes long, if that is not negative; otherwise the
-// error is ErrDigestMismatch or ErrSizeMismatch. A blob that is there already is kept. Whatever happens the writer is done.
+// Commit makes the content a blob and returns its digest and size; when it returns nil the blob is
+// durable. The content must hash to want, if want is not empty, and be wantSize bytes long, if that is
+// not negative; otherwise the error is ErrDigestMismatch or ErrSizeMismatch. A blob that is there
+// already is kept. Whatever happens the writer is done.
 func (w *Writer) Commit(want digest.Digest, wantSize int64) (Descriptor, error) {
 	blob, err := w.check(want, wantSize)
 	if err != nil {
@@ -144,7 +146,8 @@ func (w *Writer) check(want digest.Digest, wantSize int64) (Descriptor, error) {
 	return blob, nil
 }
 
-// Abort drops the content. It does nothing after Commit. A file that cannot be removed is left for the next Open.
+// Abort drops the content. It does nothing after Commit. A file that cannot be removed is left for the
+// next Open.
 func (w *Writer) Abort() {
 	if w.file == nil {
 		return

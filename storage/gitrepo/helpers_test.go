@@ -114,7 +114,7 @@ type server struct {
 	check func(context.Context, *gitrepo.Push) error
 	// finish defaults to Sync.
 	finish func(context.Context, []registry.RefUpdate) ([]string, error)
-	errs   sync.Map         // push id -> error of ReceivePack
+	errs   sync.Map // push id -> error of ReceivePack
 	wrap   func(io.Writer) io.Writer
 	pushes atomic.Int64
 	ended  chan string // if set, gets the id of each push that ended

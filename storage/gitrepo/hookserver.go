@@ -350,7 +350,7 @@ func parseUpdates(stdin []byte, most int) ([]registry.RefUpdate, error) {
 			}
 		}
 		if !registry.ValidRefName(u.Ref) {
-			return nil, &Refusal{Lines: []string{fmt.Sprintf("herdbook: push refused: %q is not a name that Git accepts for a branch or a tag", u.Ref)}}
+			return nil, &Refusal{Lines: []string{fmt.Sprintf("herdbook: push refused: %q is not a name for a branch or a tag", u.Ref)}}
 		}
 		if updates = append(updates, u); len(updates) > most {
 			return nil, &Refusal{Lines: []string{fmt.Sprintf("herdbook: push refused: it moves more than %d refs; push them in parts", most)}}

@@ -47,6 +47,10 @@ func apply(t tx, e Entry) error {
 func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 	g := e.Group
 	switch r := record.(type) {
+	case registry.JournalStarted:
+		return t.put(bucketMeta, key("journal"), r.ID)
+	case registry.ModelImported:
+		return nil // says something about the other records of its group
 	case registry.ModelCreated:
 		t.counts.Models++
 		if err := t.put(bucketNames, key(r.Model.Name.String()), r.Model.ID); err != nil {
@@ -80,7 +84,7 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 	case registry.VersionPublished:
 		return publish(t, r, e, place)
 	case registry.ImageBuilt:
-		return imageBuilt(t, r)
+		return imageBuilt(t, r, e, place)
 	case registry.EvaluationRecorded:
 		return evaluated(t, r, e, place)
 	case registry.PolicySet:
@@ -103,7 +107,10 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 		return environmentChanged(t, r, e, place)
 	case registry.ApprovalGiven:
 		a := r.Approval
-		return t.put(bucketApprovals, key(r.ModelID, a.Version.String(), a.Environment.String(), a.By), a)
+		if err := t.put(bucketApprovals, key(r.ModelID, a.Version.String(), a.Environment.String(), a.By), a); err != nil {
+			return err
+		}
+		return unmirrored(t, r.ModelID, e, place)
 	case registry.EdgesAdded:
 		return addEdges(t, r.Edges)
 	case registry.EventAnnounced:
@@ -225,7 +232,7 @@ func putManifest(t tx, repository string, m registry.StoredManifest) error {
 	return t.put(bucketManifests, key(repository, m.Digest.String()), m)
 }
 
-func imageBuilt(t tx, r registry.ImageBuilt) error {
+func imageBuilt(t tx, r registry.ImageBuilt, e Entry, place int) error {
 	var row registry.VersionRecord
 	found, err := t.get(bucketVersions, key(r.ModelID, r.Tag.String()), &row)
 	if err != nil || !found {
@@ -257,6 +264,9 @@ func imageBuilt(t tx, r registry.ImageBuilt) error {
 	}
 	if r.Status.State != registry.ImageReady {
 		return nil
+	}
+	if err := unmirrored(t, r.ModelID, e, place); err != nil {
+		return err
 	}
 	if err := t.put(bucketTags, key(repository, r.Tag.String()), r.Status.Digest); err != nil {
 		return err
@@ -438,6 +448,9 @@ type unmirroredRow struct {
 
 // unmirrored keeps a record until it stands in the model's own repository.
 func unmirrored(t tx, modelID string, e Entry, place int) error {
+	if _, imported := e.Group.Records[0].(registry.ModelImported); imported {
+		return nil // it came from there
+	}
 	encoded, err := registry.EncodeRecord(e.Group.Records[place])
 	if err != nil {
 		return err

@@ -31,7 +31,7 @@ const schema = 1
 // The buckets, each with the format of its keys and values. Parts of a key are joined by NUL;
 // numbers are 8 bytes, big endian; values are a CRC-32C and JSON.
 const (
-	bucketMeta         = "meta"         // "schema" -> number, "applied" -> the last journal sequence number, "session" -> session, "counts" -> registry.Counts
+	bucketMeta         = "meta"         // "schema" -> number, "applied" -> the last journal sequence number, "session" -> session, "counts" -> registry.Counts, "journal" -> its id
 	bucketModels       = "models"       // model id -> registry.Model
 	bucketNames        = "names"        // model name -> model id
 	bucketTombstones   = "tombstones"   // model name, model id -> tombstone

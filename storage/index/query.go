@@ -473,6 +473,11 @@ func (db *DB) Waiting(ctx context.Context, sink string, limit int) ([]registry.D
 	return waiting, err
 }
 
+// JournalID is the id of the journal that the index is a view of.
+func (db *DB) JournalID(ctx context.Context) (string, error) {
+	return get1[string](ctx, db, bucketMeta, key("journal"), "id of the journal")
+}
+
 // Counts are the totals of what is kept.
 func (db *DB) Counts(ctx context.Context) (registry.Counts, error) {
 	var counts registry.Counts

@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// The journal is a directory of segments. A segment is a text file that is named by the number of its first
-// group, 16 hex digits, and ".log". Its first line is a header, every other line is a group:
+// The journal is a directory of segments. A segment is a text file that is named by the number of its
+// first group, 16 hex digits, and ".log". Its first line is a header, every other line is a group:
 //
 //	<crc> herdbook-journal 1 <chain> <seq>\n
 //	<crc> <chain> <batch> <seq> <payload>\n
@@ -29,9 +29,9 @@ import (
 //	                    group of this segment, whether it is there yet or not
 //	payload             the rest, at least one byte, no newline
 //
-// A batch is what was written and synced together. It lies in one segment, and a batch is written only after that
-// before it was synced. So a group whose batch is b proves that every group before b was durable. That is what
-// tells damage from the torn end that a crash leaves.
+// A batch is what was written and synced together. It lies in one segment, and a batch is written only
+// after that before it was synced. So a group whose batch is b proves that every group before b was
+// durable. That is what tells damage from the torn end that a crash leaves.
 const (
 	segmentSuffix = ".log"
 	headerMark    = "herdbook-journal 1"
@@ -87,15 +87,16 @@ var (
 	errChecksum = errors.New("the checksum does not match")
 )
 
-// parseEntry reads the line of a group, with its newline. It accepts exactly what appendEntry writes. The
-// payload is a part of line.
+// parseEntry reads the line of a group, with its newline. It accepts exactly what appendEntry writes.
+// The payload is a part of line.
 func parseEntry(line []byte) (e entry, err error) {
 	body, err := checkLine(line)
 	if err != nil {
 		return entry{}, err
 	}
 	if len(body) <= payloadAt || line[batchAt-1] != ' ' || line[seqAt-1] != ' ' || line[payloadAt-1] != ' ' ||
-		!decodeHex(e.chain[:], body[chainAt:]) || !parseNumber(&e.batch, body[batchAt:]) || !parseNumber(&e.seq, body[seqAt:]) {
+		!decodeHex(e.chain[:], body[chainAt:]) ||
+		!parseNumber(&e.batch, body[batchAt:]) || !parseNumber(&e.seq, body[seqAt:]) {
 		return entry{}, errForm
 	}
 	e.payload = body[payloadAt:]
@@ -117,7 +118,8 @@ func appendHeader(dst []byte, h header) []byte {
 	return finishLine(dst, start)
 }
 
-// parseHeader reads the first line of a segment, with its newline. It accepts exactly what appendHeader writes.
+// parseHeader reads the first line of a segment, with its newline. It accepts exactly what appendHeader
+// writes.
 func parseHeader(line []byte) (h header, err error) {
 	body, err := checkLine(line)
 	if err != nil {
@@ -127,7 +129,8 @@ func parseHeader(line []byte) (h header, err error) {
 	if !ok {
 		return header{}, errors.New("the line is no header of this version")
 	}
-	if len(line) != headerBytes || rest[64] != ' ' || !decodeHex(h.chain[:], rest) || !parseNumber(&h.first, rest[65:]) {
+	if len(line) != headerBytes || rest[64] != ' ' ||
+		!decodeHex(h.chain[:], rest) || !parseNumber(&h.first, rest[65:]) {
 		return header{}, errForm
 	}
 	return h, nil
@@ -178,8 +181,8 @@ func parseNumber(n *uint64, digits []byte) bool {
 	return ok
 }
 
-// decodeHex fills dst from the digits that src begins with. Upper case is refused: it differs from lower
-// case by one bit, and no change of a bit may go unnoticed.
+// decodeHex fills dst from the digits that src begins with. Upper case is refused: it differs from
+// lower case by one bit, and no change of a bit may go unnoticed.
 func decodeHex(dst, src []byte) bool {
 	if len(src) < 2*len(dst) {
 		return false

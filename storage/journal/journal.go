@@ -1,9 +1,9 @@
 // Package journal keeps what the server has acknowledged, as an append-only list of groups of records.
 //
 // A group is durable as a whole or not there. It has a number, a checksum, and the hash of everything
-// before it, so that damage and later changes are found; the files are text that an auditor can read with less. The
-// journal does not know what is in a group. It promises nothing for what it was not asked to make durable, and
-// nothing about two processes with the same directory open.
+// before it, so that damage and later changes are found; the files are text that an auditor can read
+// with less. The journal does not know what is in a group. It promises nothing for what it was not
+// asked to make durable, and nothing about two processes with the same directory open.
 package journal
 
 import (
@@ -24,12 +24,13 @@ import (
 	"github.com/herdbook/herdbook/storage/internal/durable"
 )
 
-// Errors that callers treat differently. A full disk is syscall.ENOSPC and passes when there is space again.
+// Errors that callers treat differently. A full disk is syscall.ENOSPC and passes when there is space
+// again.
 var (
 	// ErrClosed reports that the journal was closed. The group was not written.
 	ErrClosed = errors.New("journal is closed")
-	// ErrFailed reports that a write or a sync failed and nothing more can be promised: the journal must be opened
-	// again. A group may be durable or not when its Append returned this.
+	// ErrFailed reports that a write or a sync failed and nothing more can be promised: the journal
+	// must be opened again. A group may be durable or not when its Append returned this.
 	ErrFailed = errors.New("journal has failed")
 	// ErrCorrupt reports damage of something that was durable, or a change by somebody else.
 	ErrCorrupt = errors.New("journal is corrupt")
@@ -53,9 +54,10 @@ type Config struct {
 	// MaxGroupBytes is the length of the longest payload. The default is 8 MiB.
 	MaxGroupBytes int
 	// Apply, if set, brings the groups into a view after they are durable and before their Append
-	// returns: each group that is appended, in order, never two calls at once. When it fails, all of its batch must be
-	// undone: the same groups come again in a later call, and no new ones are written before that succeeds. The
-	// groups that Open finds do not come; a view that is behind reads them before the first Append.
+	// returns: each group that is appended, in order, never two calls at once. When it fails, all of
+	// its batch must be undone: the same groups come again in a later call, and no new ones are written
+	// before that succeeds. It must not call Append. The groups that Open finds do not come; a view
+	// that is behind reads them before the first Append.
 	Apply func(batch []Group) error
 	// FS changes the disk; tests break it. The default works.
 	FS durable.FS
@@ -68,8 +70,8 @@ type Group struct {
 	Payload []byte // the holder may not change it
 }
 
-// Recovery tells what Open had to cut off: the end of a batch that was being written at a crash. Nothing of it
-// was acknowledged, unless the disk has lost what it said is durable.
+// Recovery tells what Open had to cut off: the end of a batch that was being written at a crash.
+// Nothing of it was acknowledged, unless the disk has lost what it said is durable.
 type Recovery struct {
 	TruncatedBytes int64  // 0 if nothing was cut off
 	Segment        string // file name
@@ -108,9 +110,9 @@ type request struct {
 	done    chan struct{} // closed when seq and err are set
 }
 
-// Open opens the journal in a directory, and makes it when it is not there. It reads the last segment and cuts
-// off what a crash has left of an unfinished batch; see [Journal.Recovery]. Damage before that is ErrCorrupt,
-// and nothing is changed.
+// Open opens the journal in a directory, and makes it when it is not there. It reads the last segment
+// and cuts off what a crash has left of an unfinished batch; see [Journal.Recovery]. Damage before that
+// is ErrCorrupt, and nothing is changed.
 func Open(config Config) (*Journal, error) {
 	if config.SegmentBytes == 0 {
 		config.SegmentBytes = defaultSegmentBytes
@@ -134,7 +136,7 @@ func Open(config Config) (*Journal, error) {
 }
 
 func (j *Journal) open() error {
-	if err := j.config.FS.MkdirAll(j.dir, 0o755); err != nil {
+	if err := j.config.FS.MkdirAll(j.dir, 0o700); err != nil {
 		return err
 	}
 	if err := j.config.FS.RemoveTemps(j.dir); err != nil {
@@ -196,8 +198,8 @@ func (j *Journal) recover(first uint64) error {
 	return j.rewrite(s.name, batchStart)
 }
 
-// torn returns nil when the line at which the scan stopped with err is where a torn batch begins to be bad. A
-// line whose checksum is right was written like that and is not torn, however little it fits.
+// torn returns nil when the line at which the scan stopped with err is where a torn batch begins to be
+// bad. A line whose checksum is right was written like that and is not torn, however little it fits.
 func (j *Journal) torn(s *scanner, err error) error {
 	if _, parseErr := parseEntry(s.line); parseErr == nil {
 		return err
@@ -212,12 +214,12 @@ func (j *Journal) torn(s *scanner, err error) error {
 	return nil
 }
 
-// rewrite opens the last segment for writing, cuts it to its good size and writes the last batch once more, with the same
-// bytes in the same place. A crash in it leaves the batch, or a torn end.
+// rewrite opens the last segment for writing, cuts it to its good size and writes the last batch once
+// more, with the same bytes in the same place. A crash in it leaves the batch, or a torn end.
 //
-// The last process may have died between the write and the sync; the batch must not be read before it is durable.
-// A sync alone does not do: if that process died of a failed one, the kernel may hold the batch in pages
-// that it takes for clean, and a second sync would say yes to what is not on the disk.
+// The last process may have died between the write and the sync; the batch must not be read before it
+// is durable. A sync alone does not do: if that process died of a failed one, the kernel may hold the
+// batch in pages that it takes for clean, and a second sync would say yes to what is not on the disk.
 func (j *Journal) rewrite(name string, batchStart int64) error {
 	f, err := j.config.FS.OpenFile(filepath.Join(j.dir, name), os.O_RDWR, 0)
 	if err != nil {
@@ -256,12 +258,12 @@ func (j *Journal) durable() (next uint64, segments []uint64) {
 	return j.next, j.segments
 }
 
-// Append adds a group and returns its number. When the error is nil, the group is durable and applied. Appends
-// that wait at the same time share a sync.
+// Append adds a group and returns its number. When the error is nil, the group is durable and applied.
+// Appends that wait at the same time share a sync.
 //
-// An error together with a number is that of Apply: the group is durable and will be applied before any other. With
-// ErrFailed, or when ctx is cancelled, the group may be durable, or become so. With any other error it is not there and
-// never will be.
+// An error together with a number is that of Apply: the group is durable and will be applied before any
+// other. With ErrFailed, or when ctx is cancelled, the group may be durable, or become so. With any
+// other error it is not there and never will be.
 func (j *Journal) Append(ctx context.Context, payload []byte) (seq uint64, err error) {
 	switch {
 	case len(payload) == 0 || bytes.IndexByte(payload, '\n') >= 0:
@@ -313,8 +315,9 @@ func (j *Journal) write() {
 	}
 }
 
-// gather adds the requests that are waiting. Those whom the last batch has just woken get to run first: many append again at
-// once, and would else find this batch gone and wait for the next. That halved the groups per sync.
+// gather adds the requests that are waiting. Those whom the last batch has just woken get to run first:
+// many append again at once, and would else find this batch gone and wait for the next. That halved the
+// groups per sync.
 func (j *Journal) gather(batch []*request) []*request {
 	runtime.Gosched()
 	size := len(batch[0].payload)
@@ -365,7 +368,7 @@ func (j *Journal) apply() error {
 		return nil
 	}
 	if err := j.config.Apply(j.unapplied); err != nil {
-		return fmt.Errorf("apply groups %d to %d of the journal: %w", j.unapplied[0].Seq, j.unapplied[len(j.unapplied)-1].Seq, err)
+		return fmt.Errorf("apply %d groups of the journal from %d: %w", len(j.unapplied), j.unapplied[0].Seq, err)
 	}
 	j.unapplied = nil
 	return nil
@@ -406,14 +409,14 @@ func (j *Journal) store(batch []*request) ([]Group, error) {
 	return groups, nil
 }
 
-// newSegment begins a segment after the last durable group. The file appears at once with its header, synced under a
-// synced name, so a crash leaves a whole segment without groups, or nothing.
+// newSegment begins a segment after the last durable group. The file appears at once with its header,
+// synced under a synced name, so a crash leaves a whole segment without groups, or nothing.
 func (j *Journal) newSegment() error {
 	first := j.at.seq + 1
 	path := filepath.Join(j.dir, segmentName(first))
 	head := appendHeader(nil, header{chain: j.at.chain, first: first})
 	// There may be such a file, from an earlier try that failed. It holds no group.
-	if err := j.config.FS.WriteFile(path, head, 0o644); err != nil {
+	if err := j.config.FS.WriteFile(path, head, 0o600); err != nil {
 		return err
 	}
 	f, err := j.config.FS.OpenFile(path, os.O_RDWR, 0)
@@ -434,10 +437,11 @@ func (j *Journal) newSegment() error {
 // takeBack removes what a write has left that did not find space for all of the batch, so that the
 // journal can go on when there is space again.
 //
-// That is safe because nothing of the batch was synced or acknowledged, and no other byte is written before the removal is
-// durable: the groups that get the same numbers later cannot mix with the remains. It takes a new descriptor. The
-// old one may owe us an error of pages that the kernel has written in the meantime; Linux reports an error that nobody has seen
-// to a descriptor opened after it, so the sync here fails if there is one.
+// That is safe because nothing of the batch was synced or acknowledged, and no other byte is written
+// before the removal is durable: the groups that get the same numbers later cannot mix with the
+// remains. It takes a new descriptor. The old one may owe us an error of pages that the kernel has
+// written in the meantime; Linux reports an error that nobody has seen to a descriptor opened after it,
+// so the sync here fails if there is one.
 func (j *Journal) takeBack() error {
 	f, err := j.config.FS.OpenFile(j.file.Name(), os.O_RDWR, 0)
 	if err != nil {
@@ -455,7 +459,8 @@ func (j *Journal) takeBack() error {
 	return nil
 }
 
-// fail returns the error for the waiting requests. Unless the failure was undone, nothing can be appended any more.
+// fail returns the error for the waiting requests. Unless the failure was undone, nothing can be
+// appended any more.
 func (j *Journal) fail(err error, undone bool) error {
 	err = fmt.Errorf("append to journal: %w", err)
 	if !undone {

@@ -29,7 +29,8 @@ import (
 	"github.com/herdbook/herdbook/storage/journal"
 )
 
-// childDir tells a copy of the test program to append to the journal in that directory until it is killed.
+// childDir tells a copy of the test program to append to the journal in that directory until it is
+// killed.
 const childDir = "HERDBOOK_TEST_JOURNAL_DIR"
 
 func TestMain(m *testing.M) {
@@ -40,7 +41,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The format is a promise to auditors: here it is built by hand from what the comment in format.go says.
+// step takes a step that a hook stands in for.
+type step = func() error
+
+// The format is a promise to auditors: here it is built by hand from what the comment in format.go
+// says.
 func TestFormat(t *testing.T) {
 	dir := t.TempDir()
 	j := open(t, journal.Config{Dir: dir, FS: durabletest.NoSync()})
@@ -186,7 +191,7 @@ func testAppendsShareSyncs(t *testing.T) {
 	var applied [][]journal.Group
 	j := open(t, journal.Config{
 		Dir: dir,
-		FS: durable.FS{Hook: func(op durable.Op, _ string, do func() error) error {
+		FS: durable.FS{Hook: func(op durable.Op, _ string, do step) error {
 			if opened && op == durable.OpSync {
 				syncs.Add(1)
 				<-release
@@ -250,7 +255,7 @@ func testContextCancelledWhileWaiting(t *testing.T) {
 	var applied []string
 	j := open(t, journal.Config{
 		Dir: t.TempDir(),
-		FS: durable.FS{Hook: func(op durable.Op, _ string, do func() error) error {
+		FS: durable.FS{Hook: func(op durable.Op, _ string, do step) error {
 			if block && op == durable.OpWrite {
 				<-release
 			}
@@ -379,7 +384,7 @@ func TestApplyFails(t *testing.T) {
 func TestFailedSyncPoisons(t *testing.T) {
 	dir := t.TempDir()
 	var broken, syncs, writes int
-	config := journal.Config{Dir: dir, FS: durable.FS{Hook: func(op durable.Op, _ string, do func() error) error {
+	config := journal.Config{Dir: dir, FS: durable.FS{Hook: func(op durable.Op, _ string, do step) error {
 		switch op {
 		case durable.OpWrite:
 			writes++
@@ -397,7 +402,8 @@ func TestFailedSyncPoisons(t *testing.T) {
 	broken = 1
 	syncs, writes = 0, 0
 	for range 3 {
-		if seq, err := j.Append(t.Context(), []byte("2")); seq != 0 || !errors.Is(err, journal.ErrFailed) || !errors.Is(err, syscall.EIO) {
+		seq, err := j.Append(t.Context(), []byte("2"))
+		if seq != 0 || !errors.Is(err, journal.ErrFailed) || !errors.Is(err, syscall.EIO) {
 			t.Errorf("Append = %d, %v, want ErrFailed and EIO", seq, err)
 		}
 	}
@@ -410,7 +416,8 @@ func TestFailedSyncPoisons(t *testing.T) {
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// The group is in the page cache and taken for clean: it has to be written again before it is synced.
+	// The group is in the page cache and taken for clean: it has to be written again before it is
+	// synced.
 	syncs, writes = 0, 0
 	j = open(t, config)
 	if syncs != 1 || writes != 1 {
@@ -434,10 +441,17 @@ func TestFullDisk(t *testing.T) {
 	tests := []struct {
 		name string
 		// hook breaks steps while the disk is full.
-		hook      func(op durable.Op, path string, do func() error) error
-		wantFails bool
+		hook         func(op durable.Op, path string, do step) error
+		segmentBytes int64
+		wantFails    bool
 	}{
-		{name: "write", hook: func(op durable.Op, path string, do func() error) error {
+		{name: "write to a new segment", segmentBytes: 1, hook: func(op durable.Op, path string, do step) error {
+			if op == durable.OpWrite && filepath.Ext(path) == ".log" {
+				return full(path)
+			}
+			return do()
+		}},
+		{name: "write", hook: func(op durable.Op, path string, do step) error {
 			if op != durable.OpWrite {
 				return do()
 			}
@@ -448,7 +462,7 @@ func TestFullDisk(t *testing.T) {
 			// A part of the batch is there, more than a line of it.
 			return errors.Join(do(), os.Truncate(path, before.Size()+150), full(path))
 		}},
-		{name: "write, and nothing can be taken back", hook: func(op durable.Op, path string, do func() error) error {
+		{name: "write, and nothing can be taken back", hook: func(op durable.Op, path string, do step) error {
 			switch op {
 			case durable.OpWrite:
 				return full(path)
@@ -458,7 +472,7 @@ func TestFullDisk(t *testing.T) {
 				return do()
 			}
 		}, wantFails: true},
-		{name: "write, and the removal cannot be synced", hook: func(op durable.Op, path string, do func() error) error {
+		{name: "write, and the removal cannot be synced", hook: func(op durable.Op, path string, do step) error {
 			switch op {
 			case durable.OpWrite:
 				return full(path)
@@ -468,7 +482,7 @@ func TestFullDisk(t *testing.T) {
 				return do()
 			}
 		}, wantFails: true},
-		{name: "sync", hook: func(op durable.Op, path string, do func() error) error {
+		{name: "sync", hook: func(op durable.Op, path string, do step) error {
 			if op == durable.OpSync {
 				return full(path)
 			}
@@ -478,12 +492,13 @@ func TestFullDisk(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var isFull atomic.Bool
-			config := journal.Config{Dir: t.TempDir(), FS: durable.FS{Hook: func(op durable.Op, path string, do func() error) error {
+			fsys := durable.FS{Hook: func(op durable.Op, path string, do step) error {
 				if isFull.Load() {
 					return tt.hook(op, path, do)
 				}
 				return do()
-			}}}
+			}}
+			config := journal.Config{Dir: t.TempDir(), SegmentBytes: tt.segmentBytes, FS: fsys}
 			j := open(t, config)
 			mustAppend(t, j, "1")
 			isFull.Store(true)
@@ -495,6 +510,9 @@ func TestFullDisk(t *testing.T) {
 			seq, err := j.Append(t.Context(), []byte("2"))
 			if errors.Is(err, journal.ErrFailed) != tt.wantFails || !tt.wantFails && (seq != 2 || err != nil) {
 				t.Errorf("Append when there is space again = %d, %v, want ErrFailed = %v", seq, err, tt.wantFails)
+			}
+			if _, err := j.Verify(t.Context()); err != nil {
+				t.Error(err)
 			}
 			if err := j.Close(); err != nil {
 				t.Fatal(err)
@@ -517,18 +535,22 @@ func TestFullDisk(t *testing.T) {
 }
 
 func TestFullDiskForNewSegment(t *testing.T) {
-	for _, broken := range []durable.Op{durable.OpCreate, durable.OpWrite, durable.OpSync, durable.OpRename, durable.OpSyncDir} {
+	for _, broken := range []durable.Op{
+		durable.OpCreate, durable.OpWrite, durable.OpSync, durable.OpRename, durable.OpSyncDir,
+	} {
 		var full atomic.Bool
-		config := journal.Config{Dir: t.TempDir(), SegmentBytes: 1, FS: durable.FS{Hook: func(op durable.Op, path string, do func() error) error {
+		fsys := durable.FS{Hook: func(op durable.Op, path string, do step) error {
 			if full.Load() && op == broken {
 				return &os.PathError{Op: string(op), Path: path, Err: syscall.ENOSPC}
 			}
 			return do()
-		}}}
+		}}
+		config := journal.Config{Dir: t.TempDir(), SegmentBytes: 1, FS: fsys}
 		j := open(t, config)
 		mustAppend(t, j, "1")
 		full.Store(true)
-		if _, err := j.Append(t.Context(), []byte("lost")); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, journal.ErrFailed) {
+		_, err := j.Append(t.Context(), []byte("lost"))
+		if !errors.Is(err, syscall.ENOSPC) || errors.Is(err, journal.ErrFailed) {
 			t.Errorf("%s: Append on a full disk = %v, want ENOSPC", broken, err)
 		}
 		full.Store(false)
@@ -553,12 +575,13 @@ func TestFullDiskForNewSegment(t *testing.T) {
 
 func TestNewSegmentFails(t *testing.T) {
 	broken := false
-	j := open(t, journal.Config{Dir: t.TempDir(), SegmentBytes: 1, FS: durable.FS{Hook: func(op durable.Op, _ string, do func() error) error {
+	fsys := durable.FS{Hook: func(op durable.Op, _ string, do step) error {
 		if broken && op == durable.OpCreate {
 			return syscall.EIO
 		}
 		return do()
-	}}})
+	}}
+	j := open(t, journal.Config{Dir: t.TempDir(), SegmentBytes: 1, FS: fsys})
 	mustAppend(t, j, "1")
 	broken = true
 	if _, err := j.Append(t.Context(), []byte("2")); !errors.Is(err, journal.ErrFailed) {
@@ -771,12 +794,13 @@ func BenchmarkAppend(b *testing.B) {
 	for _, writers := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
 			var syncs atomic.Int64
-			j := open(b, journal.Config{Dir: b.TempDir(), FS: durable.FS{Hook: func(op durable.Op, _ string, do func() error) error {
+			fsys := durable.FS{Hook: func(op durable.Op, _ string, do step) error {
 				if op == durable.OpSync {
 					syncs.Add(1)
 				}
 				return do()
-			}}})
+			}}
+			j := open(b, journal.Config{Dir: b.TempDir(), FS: fsys})
 			var next atomic.Int64
 			var wg sync.WaitGroup
 			start := cpu()

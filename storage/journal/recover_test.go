@@ -28,13 +28,14 @@ func wholeSegment() (whole []byte, lastStart int) {
 	return segment(1, append(slices.Clone(durableBatches), lastBatch)...), len(before)
 }
 
-// What a crash can leave of the last batch: a part of it up to some byte, followed by nothing, by zeros or by other bytes;
-// or all of it with a hole.
+// What a crash can leave of the last batch: a part of it up to some byte, followed by nothing, by zeros
+// or by other bytes; or all of it with a hole.
 func TestTornEndIsCutOff(t *testing.T) {
+	dir := t.TempDir()
 	whole, lastStart := wholeSegment()
 	check := func(name string, torn []byte) {
 		t.Helper()
-		dir := writeJournal(t, torn)
+		writeJournal(t, dir, torn)
 		j, err := Open(Config{Dir: dir, FS: durabletest.NoSync()})
 		if err != nil {
 			t.Errorf("%s: Open = %v", name, err)
@@ -69,7 +70,8 @@ func TestTornEndIsCutOff(t *testing.T) {
 		}
 		defer again.Close()
 		if head, err := again.Verify(t.Context()); err != nil || head.Seq != seq || again.Recovery() != (Recovery{}) {
-			t.Errorf("%s: after the recovery Verify = %d, %v, Recovery = %v, want %d and nothing cut", name, head.Seq, err, again.Recovery(), seq)
+			t.Errorf("%s: after the recovery Verify = %d, %v, Recovery = %v, want %d and nothing cut",
+				name, head.Seq, err, again.Recovery(), seq)
 		}
 	}
 	for end := lastStart; end < len(whole); end++ {
@@ -88,9 +90,10 @@ func TestTornEndIsCutOff(t *testing.T) {
 	check("nothing torn", whole)
 }
 
-// A changed bit in anything that later groups prove durable must be found, and nothing may be cut off. That no bit
-// of a line can change unnoticed is tested above the parsers; here every byte has its turn.
+// A changed bit in anything that later groups prove durable must be found, and nothing may be cut off.
+// That no bit of a line can change unnoticed is tested above the parsers; here every byte has its turn.
 func TestChangedBitIsCorruption(t *testing.T) {
+	dir := t.TempDir()
 	whole, lastStart := wholeSegment()
 	for i := range lastStart {
 		bits := []int{i % 8}
@@ -100,7 +103,7 @@ func TestChangedBitIsCorruption(t *testing.T) {
 		for _, bit := range bits {
 			damaged := bytes.Clone(whole)
 			damaged[i] ^= 1 << bit
-			dir := writeJournal(t, damaged)
+			writeJournal(t, dir, damaged)
 			j, err := Open(Config{Dir: dir, FS: durabletest.NoSync()})
 			if err == nil {
 				t.Errorf("byte %d, bit %d: Open = nil and Recovery = %+v, want ErrCorrupt", i, bit, j.Recovery())
@@ -119,20 +122,23 @@ func TestChangedBitIsCorruption(t *testing.T) {
 	}
 }
 
-// In the last batch a changed bit cannot be told from a torn write. It is reported as cut off, and never read.
+// In the last batch a changed bit cannot be told from a torn write. It is reported as cut off, and
+// never read.
 func TestChangedBitInLastBatch(t *testing.T) {
+	dir := t.TempDir()
 	whole, lastStart := wholeSegment()
 	for i := lastStart; i < len(whole); i++ {
 		damaged := bytes.Clone(whole)
 		damaged[i] ^= 1 << (i % 8)
-		j, err := Open(Config{Dir: writeJournal(t, damaged), FS: durabletest.NoSync()})
+		j, err := Open(Config{Dir: writeJournal(t, dir, damaged), FS: durabletest.NoSync()})
 		if err != nil {
 			t.Errorf("byte %d: Open = %v", i, err)
 			continue
 		}
 		got := readAll(t, j)
 		if len(got) < 4 || len(got) > 6 || !slices.Equal(got, payloads(1, len(got))) || j.Recovery().TruncatedBytes == 0 {
-			t.Errorf("byte %d: groups = %q, Recovery = %+v, want a begin of the groups and the rest cut off", i, got, j.Recovery())
+			t.Errorf("byte %d: groups = %q, Recovery = %+v, want a begin of the groups and the rest cut off",
+				i, got, j.Recovery())
 		}
 		j.Close()
 	}
@@ -140,12 +146,13 @@ func TestChangedBitInLastBatch(t *testing.T) {
 
 // Every byte of a sealed segment is under the checksums, the chain and the numbers.
 func TestVerifyFindsChangedBitInSealedSegment(t *testing.T) {
+	dir := t.TempDir()
 	sealed, next := continued(header{first: 1}, durableBatches...)
 	last, _ := continued(next, lastBatch)
 	for i := range sealed {
 		damaged := bytes.Clone(sealed)
 		damaged[i] ^= 1 << (i % 8)
-		j, err := Open(Config{Dir: writeJournal(t, damaged, last), FS: durabletest.NoSync()})
+		j, err := Open(Config{Dir: writeJournal(t, dir, damaged, last), FS: durabletest.NoSync()})
 		if err != nil {
 			t.Fatalf("byte %d: Open = %v", i, err)
 		}
@@ -202,7 +209,7 @@ func TestChangesByHand(t *testing.T) {
 		"newline changed, then a group": bytes.Replace(join(lines[0], lines[1], lines[2]), []byte("}\n"), []byte("}\x0b"), 1),
 	}
 	for name, data := range tests {
-		dir := writeJournal(t, data)
+		dir := writeJournal(t, t.TempDir(), data)
 		if j, err := Open(Config{Dir: dir, FS: durabletest.NoSync()}); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%s: Open = %v, want ErrCorrupt", name, err)
 			if err == nil {
@@ -229,7 +236,7 @@ func TestChangedSegments(t *testing.T) {
 		"sealed segment with a newline": {first, append(bytes.Clone(second), '\n'), third},
 	}
 	for name, segments := range tests {
-		j, err := Open(Config{Dir: writeJournal(t, segments...), FS: durabletest.NoSync()})
+		j, err := Open(Config{Dir: writeJournal(t, t.TempDir(), segments...), FS: durabletest.NoSync()})
 		if err != nil {
 			t.Errorf("%s: Open = %v", name, err)
 			continue
@@ -240,14 +247,14 @@ func TestChangedSegments(t *testing.T) {
 		j.Close()
 	}
 
-	dir := writeJournal(t, first, second, third)
+	dir := writeJournal(t, t.TempDir(), first, second, third)
 	if err := os.Remove(filepath.Join(dir, segmentName(1))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(Config{Dir: dir}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("Open without the first segment = %v, want ErrCorrupt", err)
 	}
-	dir = writeJournal(t, first, second, third)
+	dir = writeJournal(t, t.TempDir(), first, second, third)
 	if err := os.Remove(filepath.Join(dir, segmentName(4))); err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +282,7 @@ func TestReadFromTheMiddleOfADamagedSegment(t *testing.T) {
 		"newline before it gone": bytes.Replace(whole, append([]byte(`{"n":3}`), '\n'), []byte(`{"n":3} `), 1),
 	}
 	for name, data := range tests {
-		dir := writeJournal(t, whole)
+		dir := writeJournal(t, t.TempDir(), whole)
 		j, err := Open(Config{Dir: dir, FS: durabletest.NoSync()})
 		if err != nil {
 			t.Fatal(err)
@@ -301,10 +308,19 @@ func mustParse(t *testing.T, line []byte) entry {
 	return e
 }
 
-// writeJournal makes a directory with the segments. The first is named 1; where a header can be read, it names the others.
-func writeJournal(t *testing.T, segments ...[]byte) (dir string) {
+// writeJournal makes the segments the only files in dir, and returns it. The first is named 1, the
+// others after their headers.
+func writeJournal(t *testing.T, dir string, segments ...[]byte) string {
 	t.Helper()
-	dir = t.TempDir()
+	old, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range old {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for i, data := range segments {
 		first := uint64(1)
 		if i > 0 {

@@ -107,8 +107,8 @@ func (s *scanner) readLine() error {
 	return err
 }
 
-// next returns the next group. At the end of the file the error is io.EOF; where the current line is not
-// the next group, it is ErrCorrupt.
+// next returns the next group. At the end of the file the error is io.EOF; where the current line is
+// not the next group, it is ErrCorrupt.
 func (s *scanner) next() (entry, error) {
 	if err := s.readLine(); err != nil {
 		return entry{}, err
@@ -159,8 +159,8 @@ func (s *scanner) ended(err error, seq uint64) error {
 	return err
 }
 
-// laterBatch reads the rest of the segment after a line that is not a group, and reports whether it proves
-// that the group of that line was durable: by a group of a batch that begins behind it.
+// laterBatch reads the rest of the segment after a line that is not a group, and reports whether it
+// proves that the group of that line was durable: by a group of a batch that begins behind it.
 func (s *scanner) laterBatch() (bool, error) {
 	lost := s.at.seq + 1
 	proves := func(line []byte) bool {
@@ -182,8 +182,9 @@ func (s *scanner) laterBatch() (bool, error) {
 	}
 }
 
-// afterBadNewline returns what follows in the current line when that is the next group and something other
-// than a newline after it. Nobody can put a group where there is none: the chain goes over the whole payload.
+// afterBadNewline returns what follows in the current line when that is the next group and something
+// other than a newline after it. Nobody can put a group where there is none: the chain goes over the
+// whole payload.
 func (s *scanner) afterBadNewline() []byte {
 	want, ok := lineChecksum(s.line)
 	if !ok {
@@ -191,7 +192,7 @@ func (s *scanner) afterBadNewline() []byte {
 	}
 	sum := uint32(0)
 	for end := chainAt; end < len(s.line); end++ {
-		if sum == want && end > payloadAt {
+		if sum == want {
 			line := append(bytes.Clone(s.line[:end]), '\n')
 			if e, err := parseEntry(line); err == nil && s.at.follow(s.hash, e) == nil {
 				return s.line[end+1:]
@@ -202,9 +203,9 @@ func (s *scanner) afterBadNewline() []byte {
 	return nil
 }
 
-// Read yields the groups from the one with number from to the last that is durable when the loop begins, in
-// order. Each was checked against its checksum and the group before it. After an error, which is ErrCorrupt for
-// damage, it yields no more.
+// Read yields the groups from the one with number from to the last that is durable when the loop
+// begins, in order. Each was checked against its checksum and the group before it. After an error,
+// which is ErrCorrupt for damage, it yields no more.
 func (j *Journal) Read(ctx context.Context, from uint64) iter.Seq2[Group, error] {
 	return func(yield func(Group, error) bool) {
 		_, err := j.scan(ctx, from, func(e entry) bool {
@@ -222,8 +223,8 @@ type Head struct {
 	Chain [sha256.Size]byte
 }
 
-// Verify reads the whole journal as far as it is durable when it begins and checks every checksum, the chain and the
-// numbers. It returns the last group. Damage is ErrCorrupt.
+// Verify reads the whole journal as far as it is durable when it begins and checks every checksum, the
+// chain and the numbers. It returns the last group. Damage is ErrCorrupt.
 func (j *Journal) Verify(ctx context.Context) (Head, error) {
 	at, err := j.scan(ctx, 1, func(entry) bool { return true })
 	if err != nil {

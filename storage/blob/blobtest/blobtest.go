@@ -1,7 +1,7 @@
 // Package blobtest is the suite that every backend of the blob store passes.
 //
-// It checks what callers rely on and can see: content comes back whole under its own digest, once, or not at
-// all. What survives a crash is a matter of the backend and its own tests.
+// It checks what callers rely on and can see: content comes back whole under its own digest, once, or
+// not at all. What survives a crash is a matter of the backend and its own tests.
 package blobtest
 
 import (
@@ -303,7 +303,8 @@ func (s suite[W, F]) walk(t *testing.T) {
 	}
 	stop := errors.New("enough")
 	calls := 0
-	if err := s.Walk(t.Context(), func(blob.Descriptor, time.Time) error { calls++; return stop }); err != stop || calls != 1 {
+	err = s.Walk(t.Context(), func(blob.Descriptor, time.Time) error { calls++; return stop })
+	if err != stop || calls != 1 {
 		t.Errorf("Walk = %v after %d calls, want the error of the first call", err, calls)
 	}
 }
@@ -340,7 +341,8 @@ func (s suite[W, F]) concurrentSame(t *testing.T) {
 	s.usage(t, content)
 }
 
-// concurrentUse lets readers look for blobs while they come and go: whoever sees one gets the whole of it.
+// concurrentUse lets readers look for blobs while they come and go: whoever sees one gets the whole of
+// it.
 func (s suite[W, F]) concurrentUse(t *testing.T) {
 	var contents [][]byte
 	for range 8 {

@@ -2,8 +2,9 @@
 //
 // When a method of [FS] that says so returns nil, the bytes and the name that leads to them are on the
 // disk. A rename is synced with the directory that holds the name, a new directory with its parent. A
-// failed sync is an error of that one item and is never tried again on the same descriptor: after it the
-// kernel may hold pages marked clean that the disk does not have, and a second sync would call that a success.
+// failed sync is an error of that one item and is never tried again on the same descriptor: after it
+// the kernel may hold pages marked clean that the disk does not have, and a second sync would call that
+// a success.
 //
 // Paths are the caller's: nothing here checks where they lead.
 package durable
@@ -38,8 +39,8 @@ const (
 // FS takes the steps that change the disk. The zero value is the real thing.
 type FS struct {
 	// Hook, if set, is called in place of every step. It calls do to take the step, or returns an error
-	// without. It exists so that tests can break each step and see what a power cut there leaves;
-	// see durabletest. For a rename, path is the new name.
+	// without. It exists so that tests can break each step and see what a power cut there leaves; see
+	// durabletest. For a rename, path is the new name.
 	Hook func(op Op, path string, do func() error) error
 }
 
@@ -61,8 +62,8 @@ func (fsys FS) SyncDir(path string) error {
 	})
 }
 
-// SyncTree makes everything below the directory path durable, names and contents. It may sync more than that, and
-// so take long on a busy disk: on Linux it is one syncfs.
+// SyncTree makes everything below the directory path durable, names and contents. It may sync more than
+// that, and so take long on a busy disk: on Linux it is one syncfs.
 func (fsys FS) SyncTree(path string) error {
 	return fsys.step(OpSyncTree, path, func() error { return syncTree(path) })
 }
@@ -134,8 +135,8 @@ func (fsys FS) RemoveAll(path string) error {
 }
 
 // WriteFile makes data the content of the file path, at once and durably: a crash at any step leaves
-// the old content or the new, and perhaps a temporary file for [FS.RemoveTemps]. When it fails in the last
-// step, the sync of the directory, the new content is in place but a power cut may still undo it.
+// the old content or the new, and perhaps a temporary file for [FS.RemoveTemps]. When it fails in the
+// last step, the sync of the directory, the new content is in place but a power cut may still undo it.
 func (fsys FS) WriteFile(path string, data []byte, perm fs.FileMode) error {
 	f, err := fsys.CreateTemp(filepath.Dir(path), perm)
 	if err != nil {
@@ -161,8 +162,8 @@ const tempPrefix = ".herdbook-tmp-"
 // TempName returns a new name for an unfinished file or directory.
 func TempName() string { return tempPrefix + rand.Text() }
 
-// CreateTemp creates an unfinished file in dir. Its mode is perm less the umask also when that
-// forbids writing: only the file returned here can write to it.
+// CreateTemp creates an unfinished file in dir. Its mode is perm less the umask also when that forbids
+// writing: only the file returned here can write to it.
 func (fsys FS) CreateTemp(dir string, perm fs.FileMode) (*File, error) {
 	return fsys.OpenFile(filepath.Join(dir, TempName()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, perm)
 }
@@ -214,7 +215,8 @@ func (fsys FS) OpenFile(path string, flag int, perm fs.FileMode) (*File, error) 
 // Name returns the path that the file was opened with.
 func (f *File) Name() string { return f.f.Name() }
 
-// OS returns the open file itself, to read from it or to ask the system about it. Changes do not go this way.
+// OS returns the open file itself, to read from it or to ask the system about it. Changes do not go
+// this way.
 func (f *File) OS() *os.File { return f.f }
 
 func (f *File) Write(p []byte) (n int, err error) {
@@ -244,8 +246,8 @@ func (f *File) Chmod(mode fs.FileMode) error {
 	return f.step(OpChmod, func() error { return f.f.Chmod(mode) })
 }
 
-// StartWriteback asks the system to begin writing the n bytes at off to the disk, so that a later Sync finds
-// less to do. It promises nothing: a failure to write is the error of that Sync.
+// StartWriteback asks the system to begin writing the n bytes at off to the disk, so that a later Sync
+// finds less to do. It promises nothing: a failure to write is the error of that Sync.
 func (f *File) StartWriteback(off, n int64) { startWriteback(f.f, off, n) }
 
 // Sync makes the content durable. After an error every further change of this file is refused.

@@ -17,8 +17,9 @@ type groupSync struct {
 	err  error
 }
 
-// Do returns the error of a run of sync that began after Do was called, so what the caller changed before
-// is covered. A run serves everybody who came before it began; those who come later wait for the next.
+// Do returns the error of a run of sync that began after Do was called, so what the caller changed
+// before is covered. A run serves everybody who came before it began; those who come later wait for the
+// next.
 func (g *SyncGroup) Do(sync func() error) error {
 	g.mu.Lock()
 	if s := g.next; s != nil {

@@ -1,9 +1,9 @@
 // Package durabletest breaks durable code at every step and shows what a crash there leaves.
 //
-// Two crashes are simulated. After a killed process everything is there that was written, synced or not.
-// After a power cut only what was synced is there: the content that each file had when its last sync began, under the
-// names that each directory had when its last sync began. A real disk may keep more; code that is correct with the
-// least and with all of it has its syncs in the right places.
+// Two crashes are simulated. After a killed process everything is there that was written, synced or
+// not. After a power cut only what was synced is there: the content that each file had when its last
+// sync began, under the names that each directory had when its last sync began. A real disk may keep
+// more; code that is correct with the least and with all of it has its syncs in the right places.
 package durabletest
 
 import (
@@ -28,14 +28,14 @@ type Case struct {
 	Prepare func(dir string) error
 	// Work changes files in dir through fsys and notes what it was told is done.
 	Work func(fsys durable.FS, dir string)
-	// Check looks at what the crash left in dir, as the next process will find it. It is called twice, for the
-	// killed process and for the power cut.
+	// Check looks at what the crash left in dir, as the next process will find it. It is called twice,
+	// for the killed process and for the power cut.
 	Check func(t *testing.T, dir string)
 }
 
 // EachStep runs cases from newCase until one finishes all its steps unbroken, in two series: in one the
-// n-th step and all after it fail, since the machine is gone; in the other only the n-th fails, with EIO. It returns
-// the number of steps that the work takes when nothing fails.
+// n-th step and all after it fail, since the machine is gone; in the other only the n-th fails, with
+// EIO. It returns the number of steps that the work takes when nothing fails.
 func EachStep(t *testing.T, newCase func() Case) int {
 	t.Helper()
 	steps := 0
@@ -86,7 +86,8 @@ func EachStep(t *testing.T, newCase func() Case) int {
 	return steps
 }
 
-// NoSync returns a file system that does everything but wait for the disk, for tests about something else.
+// NoSync returns a file system that does everything but wait for the disk, for tests about something
+// else.
 func NoSync() durable.FS { return durable.FS{Hook: noSync} }
 
 func noSync(op durable.Op, _ string, do func() error) error {
@@ -98,10 +99,11 @@ func noSync(op durable.Op, _ string, do func() error) error {
 	}
 }
 
-// Disk watches the changes below one directory and knows which of them are durable. It does not sync: the
-// machine under the test is in no danger.
+// Disk watches the changes below one directory and knows which of them are durable. It does not sync:
+// the machine under the test is in no danger.
 type Disk struct {
-	// Fault, if set, is asked before each step; its error becomes the step's, and the step is not taken.
+	// Fault, if set, is asked before each step; its error becomes the step's, and the step is not
+	// taken.
 	Fault func(op durable.Op, path string) error
 
 	tb    testing.TB
@@ -185,8 +187,8 @@ func (d *Disk) snapshot(root string, files map[uint64][]byte, dirs map[uint64]ma
 	}))
 }
 
-// PowerCut makes the directory dst as the watched one would be after a power cut now. A file that has
-// a durable name and was never synced is empty.
+// PowerCut makes the directory dst as the watched one would be after a power cut now. A file that has a
+// durable name and was never synced is empty.
 func (d *Disk) PowerCut(dst string) {
 	d.tb.Helper()
 	d.mu.Lock()

@@ -1,0 +1,292 @@
+package lifecycle
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+)
+
+// importNew takes over repositories that lie in the data directory and that the journal does
+// not know: mirror clones of a model, of this or of another server. What their own record refs
+// say becomes part of the journal, and nothing of it is announced again. Such a model is
+// private until an administrator says otherwise.
+func (s *Service) importNew(ctx context.Context) error {
+	names, err := s.Repositories.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		_, err := s.Index.ModelByName(ctx, name)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, registry.ErrNotFound) {
+			return err
+		}
+		if err := s.importModel(ctx, name); err != nil {
+			s.Log.ErrorContext(ctx, "a repository that the journal does not know cannot be taken over", "model", name, "error", err.Error())
+		}
+	}
+	return nil
+}
+
+func (s *Service) importModel(ctx context.Context, name registry.ModelName) error {
+	deleted, err := s.Index.Deleted(ctx, name)
+	if err != nil {
+		return err
+	}
+	if deleted {
+		// What a crash left of a deletion.
+		return s.Repositories.Remove(ctx, name)
+	}
+	repo, err := s.Repositories.Open(ctx, name)
+	if err != nil {
+		return err
+	}
+	i := importer{Service: s, repo: repo, decoder: registry.NewDecoder(), refs: map[string]registry.Ref{}}
+	if err := repo.Sync(ctx, nil); err != nil {
+		return err
+	}
+	if err := i.read(ctx); err != nil {
+		return err
+	}
+	now := s.Now()
+	if i.modelID == "" {
+		i.modelID = Request{}.newID("", "")
+	}
+	m := registry.Model{
+		ID: i.modelID, Name: name, Visibility: registry.Private, CreatedAt: now, CreatedBy: access.System.Name, UpdatedAt: now,
+	}
+	records := []registry.Record{registry.ModelImported{ModelID: m.ID}, registry.ModelCreated{Model: m}}
+	records = append(records, i.records...)
+	records = append(records, i.announced()...)
+	policy, err := i.policy(ctx)
+	if err != nil {
+		return err
+	}
+	records = append(records, policy...)
+	s.Log.InfoContext(ctx, "a repository was taken over; the model is private", "model", name, "records", len(i.records))
+	if err := s.commit(ctx, registry.Group{At: now, Actor: access.System.Name, Records: records}); err != nil {
+		return err
+	}
+	// The gates stand as they stood: that they are open is no news.
+	gates := settlement{Service: s, m: m, group: registry.Group{At: s.Now(), Actor: access.System.Name}, quiet: true}
+	if _, err := gates.run(ctx, i.tags); err != nil || len(gates.group.Records) == 0 {
+		return err
+	}
+	return s.commit(ctx, gates.group)
+}
+
+// importer reads the record refs of a repository.
+type importer struct {
+	*Service
+	repo    Repository
+	decoder *registry.Decoder
+	refs    map[string]registry.Ref
+	modelID string
+	tags    []registry.Tag // that the records say were published
+	records []registry.Record
+}
+
+func (i *importer) read(ctx context.Context) error {
+	refs, err := i.repo.Refs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		i.refs[ref.Name] = ref
+	}
+	if err := i.versions(ctx); err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		if strings.HasPrefix(ref.Name, registry.EnvironmentsPrefix) {
+			if err := i.environment(ctx, ref.ID); err != nil {
+				return fmt.Errorf("%s: %w", ref.Name, err)
+			}
+		}
+	}
+	return i.evaluations(ctx)
+}
+
+// announced are the refs that nothing has to be said of any more: all as they are, but for
+// version tags that no record knows. Those the next reconciliation publishes.
+func (i *importer) announced() []registry.Record {
+	var moved []registry.Record
+	for name, ref := range i.refs {
+		tag, isVersion := registry.VersionOf(name)
+		if registry.ServerOwned(name) || (isVersion && !slices.Contains(i.tags, tag)) {
+			continue
+		}
+		moved = append(moved, registry.RefMoved{ModelID: i.modelID, Generation: 1, RefUpdate: registry.RefUpdate{Ref: name, New: ref.ID}})
+	}
+	slices.SortFunc(moved, func(a, b registry.Record) int {
+		return compareText(a.(registry.RefMoved).Ref, b.(registry.RefMoved).Ref)
+	})
+	return moved
+}
+
+// policy takes over the default branch and what it says.
+func (i *importer) policy(ctx context.Context) ([]registry.Record, error) {
+	branch, err := i.repo.HEAD()
+	if err != nil {
+		return nil, err
+	}
+	head, ok := i.refs[registry.BranchRef(branch)]
+	if !ok {
+		return nil, nil // the next reconciliation chooses one
+	}
+	policy, err := i.readPolicy(ctx, i.repo, head.ID)
+	return []registry.Record{
+		registry.DefaultBranchSet{ModelID: i.modelID, Branch: branch},
+		registry.PolicySet{ModelID: i.modelID, Policy: policy},
+	}, err
+}
+
+// Limits of what is read of a record ref.
+const (
+	maxRecordBytes = 64 << 20
+	maxRecords     = 1_000_000
+)
+
+// decode reads one record and keeps it, with the id of the model that it was made for.
+func (i *importer) decode(data []byte) (registry.Record, error) {
+	var encoded registry.EncodedRecord
+	if err := json.Unmarshal(data, &encoded); err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	record, err := i.decoder.DecodeRecord(encoded)
+	if err != nil {
+		return nil, err
+	}
+	var of struct {
+		ModelID string `json:"model_id"`
+	}
+	if err := json.Unmarshal(encoded.Data, &of); err != nil {
+		return nil, err
+	}
+	if i.modelID == "" {
+		i.modelID = of.ModelID
+	}
+	if of.ModelID != i.modelID {
+		return nil, fmt.Errorf("records of two models: %s and %s", i.modelID, of.ModelID)
+	}
+	i.records = append(i.records, record)
+	return record, nil
+}
+
+// versions reads what was published, with the bytes of the documents.
+func (i *importer) versions(ctx context.Context) error {
+	tip, ok := i.refs[registry.VersionsRef]
+	if !ok {
+		return nil
+	}
+	files, err := i.repo.Files(ctx, tip.ID)
+	if err != nil {
+		return err
+	}
+	// The record of a version sorts behind that of its image, which needs it.
+	slices.SortFunc(files, func(a, b registry.TreeEntry) int { return compareText(b.Path, a.Path) })
+	for _, f := range files {
+		data, _, err := i.repo.ReadFile(ctx, tip.ID, f.Path, maxRecordBytes)
+		if err != nil {
+			return err
+		}
+		parts := strings.Split(f.Path, "/")
+		if len(parts) == 3 && parts[1] == documentsDir {
+			info, err := i.Blobs.Put(ctx, bytes.NewReader(data))
+			if err == nil && info.Digest != digest.NewDigestFromEncoded(digest.SHA256, parts[2]) {
+				err = fmt.Errorf("%s holds something else than its name says", f.Path)
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		record, err := i.decode(data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.Path, err)
+		}
+		if published, ok := record.(registry.VersionPublished); ok {
+			i.tags = append(i.tags, published.Version.Tag)
+		}
+	}
+	return nil
+}
+
+// environment reads the history of an environment, which is one commit a record.
+func (i *importer) environment(ctx context.Context, tip registry.ObjectID) error {
+	var commits []registry.ObjectID
+	for id := tip; id != ""; {
+		c, err := i.repo.Commit(ctx, id)
+		if err != nil {
+			return err
+		}
+		if commits = append(commits, id); len(commits) > maxRecords {
+			return fmt.Errorf("more than %d records: %w", maxRecords, registry.ErrTooLarge)
+		}
+		id = ""
+		if len(c.Parents) > 0 {
+			id = c.Parents[0]
+		}
+	}
+	for _, id := range slices.Backward(commits) {
+		data, _, err := i.repo.ReadFile(ctx, id, recordName, maxRecordBytes)
+		if err != nil {
+			return err
+		}
+		if _, err := i.decode(data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// evaluations reads the notes: the path of each is the commit's name, perhaps with slashes.
+func (i *importer) evaluations(ctx context.Context) error {
+	tip, ok := i.refs[registry.EvaluationNotesRef]
+	if !ok {
+		return nil
+	}
+	files, err := i.repo.Files(ctx, tip.ID)
+	if err != nil {
+		return err
+	}
+	if i.modelID == "" {
+		i.modelID = Request{}.newID("", "")
+	}
+	var all []registry.Evaluation
+	for _, f := range files {
+		data, _, err := i.repo.ReadFile(ctx, tip.ID, f.Path, maxRecordBytes)
+		if err != nil {
+			return err
+		}
+		lines := bufio.NewScanner(bytes.NewReader(data))
+		lines.Buffer(nil, maxRecordBytes)
+		for lines.Scan() {
+			var e registry.Evaluation
+			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+				return fmt.Errorf("note of %s: %w", f.Path, err)
+			}
+			all = append(all, e)
+		}
+		if err := lines.Err(); err != nil {
+			return err
+		}
+	}
+	slices.SortStableFunc(all, func(a, b registry.Evaluation) int { return a.RecordedAt.Compare(b.RecordedAt) })
+	for _, e := range all {
+		i.records = append(i.records, registry.EvaluationRecorded{ModelID: i.modelID, Evaluation: e})
+	}
+	return nil
+}

@@ -1,0 +1,4 @@
+package hook
+
+// ReadAnswer is what the hook does with an answer.
+var ReadAnswer = readAnswer
