@@ -15,7 +15,7 @@ import (
 
 const (
 	// bufferBytes is read, hashed and written at a time. It stays in the cache of a core.
-	bufferBytes = 256 << 10
+	bufferBytes = 512 << 10
 	// writebackBytes is how much may wait in memory before the disk is asked to begin. Then the sync of
 	// a large blob is short, and small blobs that are committed meanwhile do not wait for its data.
 	writebackBytes = 8 << 20
@@ -73,7 +73,8 @@ func (w *Writer) ReadFrom(r io.Reader) (n int64, err error) {
 	buffer := w.dir.buffers.Get().(*[]byte)
 	defer w.dir.buffers.Put(buffer)
 	for {
-		filled, readErr := fill(r, *buffer)
+		// Up to a multiple of the buffer: writes across the borders of pages cost half as much again.
+		filled, readErr := fill(r, (*buffer)[:bufferBytes-w.size%bufferBytes])
 		if filled > 0 {
 			written, err := w.Write((*buffer)[:filled])
 			n += int64(written)

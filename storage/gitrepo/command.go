@@ -55,8 +55,10 @@ func environment(cfg Config) []string {
 		{"transfer.fsckObjects", "true"},
 		{"receive.fsckObjects", "true"},
 		{"receive.autogc", "false"},
-		{"receive.unpackLimit", "1"}, // one pack for each push: one directory to sync
-		{"fastimport.unpackLimit", "1"},
+		// Always one pack, so that there is one directory to sync: receive-pack unpacks fewer objects than the
+		// limit, fast-import as many as the limit too.
+		{"receive.unpackLimit", "1"},
+		{"fastimport.unpackLimit", "0"},
 		{"receive.maxInputSize", strconv.FormatInt(cfg.MaxPushBytes, 10)},
 		{"receive.advertisePushOptions", "true"},
 		{"receive.advertiseAtomic", "true"},
@@ -79,15 +81,20 @@ func hooksDir(runDir string) string { return filepath.Join(runDir, "hooks") }
 // process is one git program. Its process group is killed when its context ends.
 type process struct {
 	*exec.Cmd
-	ctx     context.Context
 	spawner *spawner
-	what    string // for errors
+	what    string       // for errors
+	stopped func() error // why its context ended, if it did
 	stderr  clipped
 }
 
 // command prepares a git program that works in dir.
 func (s *Store) command(ctx context.Context, dir string, args ...string) *process {
-	p := &process{ctx: ctx, spawner: s.spawner, what: "git " + args[0], stderr: clipped{most: 4 << 10}}
+	p := &process{
+		spawner: s.spawner,
+		what:    "git " + args[0],
+		stopped: func() error { return context.Cause(ctx) },
+		stderr:  clipped{most: 4 << 10},
+	}
 	p.Cmd = exec.CommandContext(ctx, s.program, args...)
 	p.Env = append(p.Env, s.env...)
 	if dir != "" {
@@ -115,11 +122,11 @@ func (p *process) start() error {
 // wait waits for the end of the program and says in its own words what went wrong. All output must have been read.
 func (p *process) wait() error {
 	err := p.Wait()
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case p.ctx.Err() != nil:
-		return fmt.Errorf("%s: %w", p.what, context.Cause(p.ctx))
+	}
+	if why := p.stopped(); why != nil {
+		return fmt.Errorf("%s: %w", p.what, why)
 	}
 	if text := p.stderr.line(); text != "" {
 		return fmt.Errorf("%s: %w: %s", p.what, err, text)

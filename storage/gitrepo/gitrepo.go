@@ -60,6 +60,8 @@ type Config struct {
 	MaxDepth int
 	// MaxCommits is the longest history that is walked. Default: 100,000.
 	MaxCommits int
+	// MaxPacks is the number of packs from which on Repack joins them. Default: 50.
+	MaxPacks int
 
 	// CloseWait is how long Close waits for fetches and pushes before it kills them. Default: 10 s.
 	CloseWait time.Duration
@@ -76,6 +78,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.MaxFiles, 100_000)
 	setDefault(&c.MaxDepth, 64)
 	setDefault(&c.MaxCommits, 100_000)
+	setDefault(&c.MaxPacks, 50)
 	setDefault(&c.CloseWait, 10*time.Second)
 }
 
@@ -124,7 +127,8 @@ type Store struct {
 	active int        // operations that run
 	idle   *sync.Cond // signalled when active falls to 0
 
-	names sync.RWMutex // held to write while the name of a repository comes or goes
+	names   sync.Mutex // held while the name of a repository comes or goes
+	writers sync.Map   // path of a repository -> *sync.RWMutex, which its writers share and a repack holds alone
 }
 
 type state int
@@ -275,6 +279,18 @@ func (s *Store) untilKilled(ctx context.Context) (context.Context, context.Cance
 		stop()
 		cancel()
 	}
+}
+
+// share keeps repacks of a repository away while something is written to it.
+func (s *Store) share(r *Repository) (done func()) {
+	lock := s.writerLock(r)
+	lock.RLock()
+	return lock.RUnlock
+}
+
+func (s *Store) writerLock(r *Repository) *sync.RWMutex {
+	lock, _ := s.writers.LoadOrStore(r.path, new(sync.RWMutex))
+	return lock.(*sync.RWMutex)
 }
 
 const howToInstall = "install git 2.39 or newer (Debian and Ubuntu: apt-get install git; Alpine: apk add git; Fedora: dnf install git)"

@@ -60,8 +60,7 @@ type pendingPush struct {
 
 	id    string
 	repo  *Repository
-	check func(context.Context, *Push) error
-	ctx   context.Context // of the push
+	check func(hookCtx context.Context, push *Push) error // its context ends when the hook does
 
 	handling sync.WaitGroup // connections
 	asked    atomic.Bool    // a hook was here; there is one for each push
@@ -169,7 +168,7 @@ func (h *hookServer) try(ctx context.Context) error {
 	if err := h.ready(); err != nil {
 		return err
 	}
-	p := h.expect(ctx, "", nil, func(context.Context, *Push) error { return nil })
+	p := h.expect("", nil, func(context.Context, *Push) error { return nil })
 	defer h.forget(p)
 	cmd := h.store.command(ctx, "", "hook")
 	cmd.Path, cmd.Args, cmd.Err = h.program, []string{h.program}, nil
@@ -190,13 +189,11 @@ func (h *hookServer) environment(p *pendingPush) []string {
 }
 
 // expect makes the hook of a push known. It must be forgotten.
-func (h *hookServer) expect(ctx context.Context, id string, repo *Repository, check func(context.Context, *Push) error) *pendingPush {
+func (h *hookServer) expect(id string, repo *Repository, check func(context.Context, *Push) error) *pendingPush {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.last++
-	p := &pendingPush{
-		number: strconv.FormatUint(h.last, 10), secret: rand.Text(), id: id, repo: repo, check: check, ctx: ctx,
-	}
+	p := &pendingPush{number: strconv.FormatUint(h.last, 10), secret: rand.Text(), id: id, repo: repo, check: check}
 	h.pushes[p.number] = p
 	return p
 }
@@ -268,7 +265,7 @@ func (h *hookServer) serve(conn net.Conn) {
 	}
 	defer p.handling.Done()
 
-	ctx, cancel := context.WithCancel(p.ctx)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	gone := make(chan struct{})
 	go func() {
@@ -293,7 +290,7 @@ func (h *hookServer) serve(conn net.Conn) {
 		for _, line := range refusal.Lines {
 			_ = hook.WriteText(conn, line)
 		}
-	case ctx.Err() != nil: // nobody listens
+	case errors.Is(err, context.Canceled): // the client is gone, or the hook, or we close
 	default:
 		log.Error("check a push", "model", p.repo.name, "push", p.id, "err", err)
 		_ = hook.WriteText(conn, fmt.Sprintf("herdbook: internal error; the push was refused (push %s)", p.id))

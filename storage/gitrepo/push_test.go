@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -825,6 +826,35 @@ func TestHookIsPutBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	contains(t, "push without a hook", w.fails("push", "origin", "main"), "remote: herdbook: no")
+}
+
+// Only the hook of a push that runs gets an answer, and only once.
+func TestForgedHook(t *testing.T) {
+	s := newServer(t)
+	socket := filepath.Join(s.store.Dir(), ".run", "hook.sock")
+	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode of the socket = %v, %v, want 0600", info.Mode(), err)
+	}
+	ask := func() string {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Error(err)
+			return ""
+		}
+		defer conn.Close()
+		for push := range 5 {
+			_, _ = fmt.Fprintf(conn, `{"version":1,"push":"%d","secret":"x","updates":""}`, push)
+		}
+		answer, _ := io.ReadAll(conn)
+		return string(answer)
+	}
+	s.check = func(context.Context, *gitrepo.Push) error {
+		if got := ask(); got != "" {
+			t.Errorf("answer to a hook with a wrong secret = %q, want none", got)
+		}
+		return nil
+	}
+	newClient(t).work(s, 1).git("push", "-q", "origin", "main")
 }
 
 func TestCloseWaitsForPushes(t *testing.T) {

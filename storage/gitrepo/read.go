@@ -76,7 +76,8 @@ type TreeEntry struct {
 	Size int64 // of the blob, in bytes; 0 for a submodule
 }
 
-// Refs returns all refs in order of their names.
+// Refs returns all refs in order of their names. One that somebody made beside the server may have a name that
+// [registry.ValidRefName] does not accept, such as refs/stash.
 //
 // Git lists them, not go-git, which takes the lock file of a push that runs for a ref.
 func (r *Repository) Refs(ctx context.Context) ([]Ref, error) {

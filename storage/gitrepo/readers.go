@@ -163,14 +163,17 @@ func stale(err error) bool {
 
 // EncodedObject is that of go-git, and looks a second time when packs came or went.
 func (r *reader) EncodedObject(kind plumbing.ObjectType, id plumbing.Hash) (plumbing.EncodedObject, error) {
-	o, err := r.Storage.EncodedObject(kind, id)
+	// Of any kind, because one of another kind is no reason to look again.
+	o, err := r.Storage.EncodedObject(plumbing.AnyObject, id)
 	if stale(err) && r.refresh() {
-		o, err = r.Storage.EncodedObject(kind, id)
+		o, err = r.Storage.EncodedObject(plumbing.AnyObject, id)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if o.Type() != plumbing.BlobObject && o.Size() > maxMetadata {
+	case kind != plumbing.AnyObject && kind != o.Type():
+		return nil, plumbing.ErrObjectNotFound
+	case o.Type() != plumbing.BlobObject && o.Size() > maxMetadata:
 		return nil, fmt.Errorf("%s %s has %d bytes: %w", o.Type(), id, o.Size(), registry.ErrTooLarge)
 	}
 	return o, nil

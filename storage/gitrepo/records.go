@@ -44,6 +44,7 @@ func (r *Repository) WriteRecords(ctx context.Context, commits []RecordCommit) e
 		return err
 	}
 	defer done()
+	defer r.store.share(r)()
 	if err := r.writeRecords(ctx, commits); err != nil {
 		return fmt.Errorf("write records of %s: %w", r.name, err)
 	}
@@ -63,11 +64,10 @@ func (r *Repository) writeRecords(ctx context.Context, commits []RecordCommit) e
 		if _, seen := exists[c.Ref]; seen {
 			continue
 		}
-		_, err := r.Resolve(ctx, c.Ref)
-		if err != nil && !errors.Is(err, registry.ErrNotFound) {
+		var err error
+		if exists[c.Ref], err = r.hasRef(ctx, c.Ref); err != nil {
 			return err
 		}
-		exists[c.Ref] = err == nil
 		updates = append(updates, registry.RefUpdate{Ref: c.Ref})
 	}
 	stream, err := importStream(commits, exists)
@@ -84,6 +84,16 @@ func (r *Repository) writeRecords(ctx context.Context, commits []RecordCommit) e
 		return errors.Join(err, r.removeCrashReports())
 	}
 	return r.Sync(life, updates)
+}
+
+func (r *Repository) hasRef(ctx context.Context, ref string) (bool, error) {
+	_, err := read(ctx, r, "ref "+ref, func(s *reader) (*plumbing.Reference, error) {
+		return s.Reference(plumbing.ReferenceName(ref))
+	})
+	if errors.Is(err, registry.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (r *Repository) mustHaveCommits(ctx context.Context, ids []registry.ObjectID) error {

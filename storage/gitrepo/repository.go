@@ -273,7 +273,8 @@ func (r *Repository) Sync(ctx context.Context, updates []registry.RefUpdate) err
 	dirs := []string{"objects/pack", "objects"}
 	seen := map[string]bool{}
 	for _, u := range updates {
-		if !registry.ValidRefName(u.Ref) {
+		// Also the odd ones that were made behind the server's back, such as refs/stash.
+		if !strings.HasPrefix(u.Ref, "refs/") || !fs.ValidPath(u.Ref) {
 			return fmt.Errorf("sync the ref %q of %s: it is no ref", u.Ref, r.name)
 		}
 		// Up to the repository itself, which holds packed-refs.
@@ -303,6 +304,45 @@ func (s *Store) SyncAll(ctx context.Context) error {
 		return fmt.Errorf("sync the file system of %s: %w", s.dir, err)
 	}
 	return nil
+}
+
+// Repack joins packs when there are many, so that their sizes form a geometric series: each push and each batch of records
+// adds one, and to look for an object costs by their number. No object is lost, not even one that no ref reaches. Pushes wait
+// meanwhile; and when one runs already, Repack does nothing and leaves it for another time.
+func (r *Repository) Repack(ctx context.Context) (repacked bool, err error) {
+	ctx, done, err := r.store.begin(ctx, open)
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	if err := r.mustExist(); err != nil {
+		return false, err
+	}
+	entries, err := os.ReadDir(filepath.Join(r.path, "objects", "pack"))
+	if err != nil {
+		return false, err
+	}
+	packs := 0
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".pack") {
+			packs++
+		}
+	}
+	if packs <= r.store.cfg.MaxPacks {
+		return false, nil
+	}
+	// While a pack arrives, "git repack -d" may delete one whose objects it did not copy.
+	lock := r.store.writerLock(r)
+	if !lock.TryLock() {
+		return false, nil
+	}
+	defer lock.Unlock()
+	cmd := r.store.command(ctx, r.path, "repack", "--geometric=2", "-d", "-l", "-q")
+	cmd.holdLock(r.store)
+	if err := cmd.run(); err != nil {
+		return false, fmt.Errorf("repack the repository of %s: %w", r.name, err)
+	}
+	return true, r.Sync(ctx, nil)
 }
 
 // Signature returns a text that differs whenever a ref differs from what it was at the last call: it is made

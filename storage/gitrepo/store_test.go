@@ -318,3 +318,57 @@ func TestSignature(t *testing.T) {
 		t.Errorf("Signature of no repository = %v, want ErrNotFound", err)
 	}
 }
+
+func TestRepack(t *testing.T) {
+	s := newServer(t, func(c *gitrepo.Config) { c.MaxPacks = 5 })
+	ctx := t.Context()
+	w := newClient(t).work(s, 1)
+	w.git("push", "-q", "origin", "main")
+	unreachable := w.rev("HEAD")
+	w.git("commit", "-q", "--amend", "-m", "another")
+	w.git("push", "-q", "--force", "origin", "main")
+	packs := func() int {
+		return len(must(filepath.Glob(filepath.Join(repoDir(s), "objects/pack/*.pack"))))
+	}
+	write := func(n int) {
+		t.Helper()
+		for range n {
+			if err := s.repo().WriteRecords(ctx, []gitrepo.RecordCommit{{Ref: registry.VersionsRef, Message: "x", Author: ada}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(3)
+	if done, err := s.repo().Repack(ctx); done || err != nil || packs() != 5 {
+		t.Errorf("Repack of few packs = %v, %v, and %d packs, want none of it", done, err, packs())
+	}
+	write(5)
+	if _, err := s.repo().Commit(ctx, unreachable); err != nil { // now a reader knows the packs
+		t.Fatal(err)
+	}
+
+	s.check = func(ctx context.Context, _ *gitrepo.Push) error {
+		done, err := s.repo().Repack(ctx)
+		if done || err != nil {
+			t.Errorf("Repack while a push runs = %v, %v, want none", done, err)
+		}
+		return nil
+	}
+	w.git("push", "-q", "origin", "main:refs/heads/other")
+
+	if done, err := s.repo().Repack(ctx); !done || err != nil || packs() > 2 {
+		t.Errorf("Repack = %v, %v, and %d packs, want at most 2", done, err, packs())
+	}
+	for _, id := range []registry.ObjectID{unreachable, w.rev("HEAD")} {
+		if got, err := s.repo().Commit(ctx, id); err != nil || got.ID != id {
+			t.Errorf("commit after Repack = %v, %v", got, err)
+		}
+	}
+	plainGit(t, s, "fsck", "--strict")
+	w.commit("f", "x")
+	w.git("push", "-q", "origin", "main:refs/heads/third")
+	noLeftovers(t, s.store.Dir())
+	if _, err := s.store.Repository(registry.MustModelName("no/no")).Repack(ctx); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("Repack of no repository = %v, want ErrNotFound", err)
+	}
+}

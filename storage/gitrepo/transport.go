@@ -110,7 +110,10 @@ func (s *Store) AdvertiseRefs(ctx context.Context, repo *Repository, service Ser
 	// The status of the answer can still be an error until the first byte is written.
 	body := bufio.NewReaderSize(out, copyBufferSize)
 	if _, err := body.Peek(1); err != nil {
-		return errors.Join(fmt.Errorf("advertise the refs of %s", repo.name), cmd.wait())
+		if gitErr := cmd.wait(); gitErr != nil {
+			err = gitErr
+		}
+		return fmt.Errorf("advertise the refs of %s: %w", repo.name, err)
 	}
 	head := appendPacket(nil, []byte("# service="+string(service)+"\n"))
 	_, err = w.Write(append(head, flushPacket...))
@@ -301,7 +304,7 @@ type ReceivePack struct {
 }
 
 // ReceivePack serves one push. It may write before it has read all. A refused push is no error: the
-// client was told. A client that disconnects while it sends fails its push; later it does not.
+// client was told. A client that disconnects while it sends, or in Check, fails its push; later it does not.
 func (s *Store) ReceivePack(ctx context.Context, req ReceivePack) error {
 	ctx, done, err := s.begin(ctx, open)
 	if err != nil {
@@ -311,10 +314,16 @@ func (s *Store) ReceivePack(ctx context.Context, req ReceivePack) error {
 	if err := req.Repository.mustExist(); err != nil {
 		return err
 	}
+	defer s.share(req.Repository)()
 	if err := s.hooks.ready(); err != nil {
 		return err
 	}
-	push := s.hooks.expect(ctx, req.PushID, req.Repository, req.Check)
+	push := s.hooks.expect(req.PushID, req.Repository, func(hookCtx context.Context, push *Push) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(hookCtx, cancel)()
+		return req.Check(ctx, push)
+	})
 	defer s.hooks.forget(push)
 
 	// Git fails by itself while it reads, and must not be stopped between two refs.
@@ -377,7 +386,7 @@ func (r *receiving) answer(ctx context.Context, cmd *process, out io.ReadCloser)
 		case gitErr != nil:
 			return fmt.Errorf("push to %s: %w", name, gitErr)
 		}
-		return r.client.err
+		return r.answered()
 	}
 
 	report, reportErr := parseReport(r.held.report)
@@ -396,14 +405,22 @@ func (r *receiving) answer(ctx context.Context, cmd *process, out io.ReadCloser)
 		if err != nil {
 			r.store.log.Error("finish a push whose refs moved", "model", name, "push", r.req.PushID, "err", err)
 			r.fail(report)
-			return r.client.err
+			return r.answered()
 		}
 		if r.held.bands && len(lines) > 0 {
 			r.client.send(appendBand(nil, bandProgress, []byte(lineText(lines))))
 		}
 	}
 	r.client.send(r.held.held)
-	return r.client.err
+	return r.answered()
+}
+
+// answered is nil if the client got all that was sent to it.
+func (r *receiving) answered() error {
+	if r.client.err != nil {
+		return fmt.Errorf("answer a push to %s: %w", r.req.Repository.name, r.client.err)
+	}
+	return nil
 }
 
 // forward reads all that git writes, and sends at once what the client is to see at once.

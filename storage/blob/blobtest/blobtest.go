@@ -76,7 +76,7 @@ func Run[W Writer, F File](t *testing.T, open func(t *testing.T) Store[W, F]) {
 type suite[W Writer, F File] struct{ Store[W, F] }
 
 func (s suite[W, F]) contentComesBack(t *testing.T) {
-	for _, size := range []int{0, 1, 1000, 256<<10 - 1, 256 << 10, 256<<10 + 1, 3 << 20} {
+	for _, size := range []int{0, 1, 1000, 512<<10 - 1, 512 << 10, 512<<10 + 1, 3 << 20} {
 		content := random(size)
 		want := blob.Descriptor{Digest: digest.FromBytes(content), Size: int64(size)}
 		ways := map[string]func(w W) error{
