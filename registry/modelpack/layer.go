@@ -371,12 +371,16 @@ func (l *Layer) enter(offset int64) error {
 	if i == l.current {
 		return nil
 	}
-	err := l.Close()
-	l.current = i
-	if l.header, err = l.entries[i].header(); err != nil {
-		l.current = -1
+	l.current = -1 // until its header is there
+	if err := l.Close(); err != nil {
+		return err
 	}
-	return err
+	header, err := l.entries[i].header()
+	if err != nil {
+		return err
+	}
+	l.current, l.header = i, header
+	return nil
 }
 
 // seekBlob opens the blob of the current entry, unless it is open, and goes to a place in it.
