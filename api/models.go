@@ -116,25 +116,13 @@ func (s *Server) getModel(c echo.Context) error {
 		return err
 	}
 	shown := s.showModel(m)
-	shown.LatestVersion = latest(versions)
+	if latest, ok := registry.Latest(versions); ok {
+		shown.LatestVersion = latest.Version.Tag
+	}
 	if policy.Commit != "" {
 		shown.Policy = &Policy{Commit: policy.Commit, Problem: policy.Problem}
 	}
 	return c.JSON(http.StatusOK, shown)
-}
-
-// latest is the highest version that is no pre-release, or the highest of all when there are
-// only those.
-func latest(versions []registry.VersionRecord) registry.Tag {
-	for _, v := range versions {
-		if !v.Version.Tag.Prerelease() {
-			return v.Version.Tag
-		}
-	}
-	if len(versions) > 0 {
-		return versions[0].Version.Tag
-	}
-	return registry.Tag{}
 }
 
 type modelPatch struct {

@@ -24,7 +24,7 @@ type Version struct {
 	PublishedBy string                `json:"published_by"`
 	Artifact    Artifact              `json:"artifact"`
 	Image       Image                 `json:"image"`
-	Metrics     map[string]float64    `json:"metrics,omitempty"` // of the newest evaluation that is not self-reported
+	Metrics     map[string]float64    `json:"metrics,omitempty"` // of the evaluation that speaks for it, see registry.Headline
 	Warnings    []string              `json:"warnings,omitempty"`
 	URL         string                `json:"url"`
 
@@ -60,10 +60,8 @@ func (s *Server) showVersion(ctx context.Context, m registry.Model, v registry.V
 		Image:    Image{s.host() + "/" + m.Name.String() + "/image:" + v.Version.Tag.String(), v.Image.State, v.Image.Digest, v.Image.Error},
 		URL:      s.page(m.Name.String(), "versions", v.Version.Tag.String()),
 	}
-	for _, e := range evaluations {
-		if !e.SelfReported {
-			shown.Metrics = e.Metrics
-		}
+	if e := registry.Headline(evaluations); e != nil {
+		shown.Metrics = e.Metrics
 	}
 	return shown, nil
 }

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"regexp"
 	"time"
+	"unicode"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -196,14 +197,23 @@ func (in *EvaluationInput) checkAttachments() error {
 	}
 	for i, a := range in.Attachments {
 		field := fmt.Sprintf("attachments[%d]", i)
-		if a.Name == "" || badText(a.Name) != "" {
-			return Invalid(field+".name", "an attachment has a name of at most %d bytes", maxText)
+		if a.Name == "" {
+			return Invalid(field+".name", "an attachment has a name")
+		}
+		if why := badText(a.Name); why != "" {
+			return Invalid(field+".name", "the name of an attachment %s", why)
 		}
 		if a.Digest == "" {
 			return Invalid(field+".digest", "an attachment has a digest")
 		}
 		if err := checkDigest(field+".digest", a.Digest); err != nil {
 			return err
+		}
+		if why := badText(a.MediaType); why != "" {
+			return Invalid(field+".media_type", "a media type %s", why)
+		}
+		if a.SizeBytes < 0 || a.SizeBytes > maxSamples {
+			return Invalid(field+".size_bytes", "size_bytes is a count between 0 and %d", int64(maxSamples))
 		}
 	}
 	return nil
@@ -225,9 +235,23 @@ func badText(s string) string {
 		return fmt.Sprintf("is longer than %d bytes", maxText)
 	}
 	for _, r := range s {
-		if r < ' ' || r == 0x7f || r == '\ufffd' {
+		if unicode.IsControl(r) || r == '\ufffd' {
 			return "holds a control character or is not UTF-8"
 		}
 	}
 	return ""
+}
+
+// Headline is the evaluation that speaks for a commit where there is room for one: the newest
+// that is not self-reported, one of a whole dataset before one of a slice. It is nil when there
+// is none. Evaluations are in the order in which they were recorded.
+func Headline(evaluations []Evaluation) *Evaluation {
+	var found *Evaluation
+	for i := range evaluations {
+		e := &evaluations[i]
+		if !e.SelfReported && (found == nil || e.Dataset.Slice == "" || found.Dataset.Slice != "") {
+			found = e
+		}
+	}
+	return found
 }

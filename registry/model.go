@@ -141,3 +141,17 @@ type StoredManifest struct {
 	Annotations  map[string]string `json:"annotations,omitempty"`
 	Subject      digest.Digest     `json:"subject,omitempty"`
 }
+
+// Latest is the version of the highest precedence that is no pre-release, or the highest of all
+// when there are only those. Versions are sorted, the highest first; ok is false without any.
+func Latest(versions []VersionRecord) (v VersionRecord, ok bool) {
+	for _, v := range versions {
+		if !v.Version.Tag.Prerelease() {
+			return v, true
+		}
+	}
+	if len(versions) > 0 {
+		return versions[0], true
+	}
+	return VersionRecord{}, false
+}

@@ -45,6 +45,19 @@ func (r repositories) HasCommit(ctx context.Context, name registry.ModelName, id
 	return err == nil, err
 }
 
+// OpenFile implements web.Files.
+func (r repositories) OpenFile(ctx context.Context, name registry.ModelName, commit registry.ObjectID, path string) (io.ReadCloser, int64, error) {
+	repo := r.store.Repository(name)
+	entry, err := repo.File(ctx, commit, path)
+	if err == nil && entry.Mode != gitrepo.Regular && entry.Mode != gitrepo.Executable {
+		err = fmt.Errorf("%q is no file: %w", path, registry.ErrNotFound)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	return repo.OpenBlob(ctx, entry.ID)
+}
+
 // repository is one of them.
 type repository struct {
 	store *gitrepo.Store

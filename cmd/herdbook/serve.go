@@ -166,7 +166,8 @@ func (s *server) assemble() error {
 	index, content := s.data.Index, blobs{s.data.Blobs}
 	page := func(parts ...string) string { return s.public.JoinPath(parts...).String() }
 	pages, err := web.New(web.Config{
-		Index: index, Lifecycle: s.lifecycle, Blobs: content, PublicURL: s.public, Version: programVersion(), Log: s.log,
+		Index: index, Judge: s.lifecycle, Files: repositories{s.data.Repositories}, Blobs: content, Identity: api.Identity,
+		PublicURL: s.public, Version: programVersion(),
 	})
 	if err != nil {
 		return fmt.Errorf("pages: %w", err)
