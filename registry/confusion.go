@@ -34,6 +34,7 @@ func (c *Confusion) Validate() error {
 	case c.Positive != "" && !slices.Contains(c.Labels, c.Positive):
 		return Invalid("confusion.positive", "%q is none of the labels", clip(c.Positive))
 	}
+	seen := make(map[string]bool, n)
 	for i, label := range c.Labels {
 		if label == "" {
 			return Invalid(fmt.Sprintf("confusion.labels[%d]", i), "a label is empty")
@@ -41,9 +42,10 @@ func (c *Confusion) Validate() error {
 		if why := badText(label); why != "" {
 			return Invalid(fmt.Sprintf("confusion.labels[%d]", i), "the label %s", why)
 		}
-		if slices.Contains(c.Labels[:i], label) {
+		if seen[label] {
 			return Invalid(fmt.Sprintf("confusion.labels[%d]", i), "the label %q stands twice", clip(label))
 		}
+		seen[label] = true
 	}
 	total := int64(0)
 	for i, row := range c.Matrix {
@@ -51,12 +53,11 @@ func (c *Confusion) Validate() error {
 			return Invalid(fmt.Sprintf("confusion.matrix[%d]", i), "the row has %d counts for %d labels", len(row), n)
 		}
 		for j, count := range row {
-			field := fmt.Sprintf("confusion.matrix[%d][%d]", i, j)
 			if count < 0 {
-				return Invalid(field, "a count is negative: %d", count)
+				return Invalid(fmt.Sprintf("confusion.matrix[%d][%d]", i, j), "a count is negative: %d", count)
 			}
 			if count > maxSamples-total {
-				return Invalid(field, "the counts add up to more than %d", int64(maxSamples))
+				return Invalid(fmt.Sprintf("confusion.matrix[%d][%d]", i, j), "the counts add up to more than %d", int64(maxSamples))
 			}
 			total += count
 		}

@@ -55,16 +55,16 @@ func (s *EnvironmentState) Version() Tag {
 // HasHeld reports whether tag was ever promoted there.
 func (s *EnvironmentState) HasHeld(tag Tag) bool { return s != nil && slices.Contains(s.Held, tag) }
 
-// Apply adds a change to the state.
+// Apply adds a change to the state. Copies of the state that were made before do not change.
 func (s *EnvironmentState) Apply(c EnvironmentChange) {
 	if c.Kind == Rollback && !s.Version().IsZero() && !slices.Contains(s.Barred, s.Version()) {
-		s.Barred = append(s.Barred, s.Version())
+		s.Barred = append(slices.Clip(s.Barred), s.Version())
 	}
 	if !c.Automatic {
-		s.Barred = slices.DeleteFunc(s.Barred, func(t Tag) bool { return t == c.Version })
+		s.Barred = slices.DeleteFunc(slices.Clone(s.Barred), func(t Tag) bool { return t == c.Version })
 	}
 	if !slices.Contains(s.Held, c.Version) {
-		s.Held = append(s.Held, c.Version)
+		s.Held = append(slices.Clip(s.Held), c.Version)
 	}
 	s.Current = &c
 }

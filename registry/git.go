@@ -46,7 +46,8 @@ func VersionOf(ref string) (Tag, bool) {
 }
 
 // ServerOwned reports whether only the server writes ref. refs/replace is among them because
-// it would make a published commit read as another one.
+// it would make a published commit read as another one; what lies below the notes because Git
+// could not write the notes beside it.
 func ServerOwned(ref string) bool {
-	return ref == EvaluationNotesRef || strings.HasPrefix(ref, ServerRefPrefix) || strings.HasPrefix(ref, "refs/replace/")
+	return ref == EvaluationNotesRef || strings.HasPrefix(ref, EvaluationNotesRef+"/") || strings.HasPrefix(ref, ServerRefPrefix) || strings.HasPrefix(ref, "refs/replace/")
 }

@@ -110,6 +110,8 @@ func ParseTag(s string) (Tag, error) {
 	switch {
 	case len(s) > MaxTagLen:
 		return Tag{}, Invalid("version", "a version tag is at most %d bytes long", MaxTagLen)
+	case strings.HasSuffix(s, ".lock"): // see [ValidRefName]
+		return Tag{}, Invalid("version", "%q ends in .lock, which Git takes for no tag", s)
 	case HasBuildMetadata(s):
 		return Tag{}, Invalid("version", "%q carries build metadata (+), which an OCI tag cannot", s)
 	case !semver.IsValid(s) || semver.Canonical(s) != s:

@@ -6,33 +6,48 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/overloads"
 
 	"github.com/herdbook/herdbook/registry"
 )
 
-// facts are the variables of an expression, as plain values.
-type facts struct {
-	vars  map[string]any
-	found registry.Evidenced
-	why   string // why there is no evaluation, when there is none
+// variables are the facts that an expression can name.
+func variables() map[string]*cel.Type {
+	object := cel.MapType(cel.StringType, cel.DynType)
+	return map[string]*cel.Type{
+		"metrics": cel.MapType(cel.StringType, cel.DoubleType), "evaluation": object, "evaluations": cel.ListType(object),
+		"incumbent": cel.DynType, "version": object, "card": object, "lineage": object, "approvals": cel.ListType(object),
+	}
 }
 
-// bind gives the variables their values.
-func bind(env *registry.Environment, f Facts, found registry.Evidenced) facts {
-	evaluations := make([]any, len(f.Evaluations))
+// facts are the variables of an expression, as plain values.
+type facts struct {
+	vars    map[string]any
+	found   registry.Evidenced
+	why     string // why there is no evaluation, when there is none
+	problem string // why the card cannot be read, when it cannot
+}
+
+// bind gives the variables their values; the list of all evaluations only when it is asked for,
+// because it can be long.
+func bind(env *registry.Environment, f Facts, found registry.Evidenced, all bool) facts {
+	var evaluations []any
 	for i := range f.Evaluations {
-		evaluations[i] = object(&f.Evaluations[i])
+		if all {
+			evaluations = append(evaluations, object(&f.Evaluations[i]))
+		}
 	}
 	approvals := make([]any, len(f.Approvals))
 	for i := range f.Approvals {
 		approvals[i] = object(f.Approvals[i])
 	}
-	g := facts{found: found, vars: map[string]any{
+	g := facts{found: found, problem: f.Card.Problem, vars: map[string]any{
 		"metrics":     metrics(found.Evaluation),
 		"evaluation":  object(found.Evaluation),
 		"evaluations": evaluations,
@@ -45,9 +60,16 @@ func bind(env *registry.Environment, f Facts, found registry.Evidenced) facts {
 	if f.Incumbent != nil {
 		evidence := env.Evidence.Select(f.Incumbent.Evaluations, f.Now)
 		incumbent := version(f.Incumbent.Subject)
-		incumbent["metrics"] = metrics(evidence.Evaluation)
-		incumbent["evaluation"] = object(evidence.Evaluation)
-		incumbent["card"] = cardObject(f.Incumbent.Card)
+		// What is not known of it is absent, not empty: "no metric is worse" would hold of no metrics.
+		if m := metrics(evidence.Evaluation); len(m) > 0 {
+			incumbent["metrics"] = m
+		}
+		if evidence.Evaluation != nil {
+			incumbent["evaluation"] = object(evidence.Evaluation)
+		}
+		if f.Incumbent.Card.Problem == "" {
+			incumbent["card"] = cardObject(f.Incumbent.Card)
+		}
 		g.vars["incumbent"] = incumbent
 	}
 	switch {
@@ -113,7 +135,9 @@ func object(v any) map[string]any {
 		_ = json.Unmarshal(data, &fields)
 	}
 	if e, ok := v.(*registry.Evaluation); ok {
-		fields["metrics"] = metrics(e)
+		if fields["metrics"] = metrics(e); len(metrics(e)) == 0 {
+			delete(fields, "metrics")
+		}
 		if e.Samples != nil {
 			fields["samples"] = *e.Samples
 		}
@@ -130,15 +154,17 @@ func list[T any](values []T) []any {
 	return out
 }
 
-// ref is a fact that an expression names: a variable and the fields after it.
+// ref is a fact that an expression names: a variable and the fields after it. A place in a list
+// is "[0]".
 type ref []string
 
-func (r ref) String() string { return strings.Join(r, ".") }
+func (r ref) String() string { return strings.ReplaceAll(strings.Join(r, "."), ".[", "[") }
 
 // references finds the facts that an expression names, each as far as its fields are written
-// out. has(x.y) does not name x.y: it asks whether it is there.
+// out. has(x.y) does not name x.y: it asks whether it is there. The name of a type is no fact.
 func references(compiled *cel.Ast) []ref {
 	var refs []ref
+	known := variables()
 	add := func(r ref) {
 		if !slices.ContainsFunc(refs, func(other ref) bool { return slices.Equal(other, r) }) {
 			refs = append(refs, r)
@@ -147,7 +173,10 @@ func references(compiled *cel.Ast) []ref {
 	var visit func(e ast.Expr, local map[string]bool)
 	visit = func(e ast.Expr, local map[string]bool) {
 		if r, ok := chain(e); ok {
-			if !local[r[0]] {
+			// ".metrics" is the variable, where a macro gave its name to something else.
+			name, global := strings.CutPrefix(r[0], ".")
+			if _, isFact := known[name]; isFact && (global || !local[name]) {
+				r[0] = name
 				add(r)
 			}
 			return
@@ -188,7 +217,7 @@ func references(compiled *cel.Ast) []ref {
 	return refs
 }
 
-// chain reads "a.b.c" and "a['b'].c"; a test by has() is none.
+// chain reads "a.b.c", "a['b'].c", "a[0].c" and "dyn(a).b"; a test by has() is none.
 func chain(e ast.Expr) (ref, bool) {
 	switch e.Kind() {
 	case ast.IdentKind:
@@ -202,15 +231,19 @@ func chain(e ast.Expr) (ref, bool) {
 		return append(r, s.FieldName()), true
 	case ast.CallKind:
 		call := e.AsCall()
-		if call.FunctionName() != operators.Index || len(call.Args()) != 2 || call.Args()[1].Kind() != ast.LiteralKind {
+		if call.FunctionName() == overloads.TypeConvertDyn {
+			return chain(call.Args()[0])
+		}
+		if call.FunctionName() != operators.Index || call.Args()[1].Kind() != ast.LiteralKind {
 			return nil, false
 		}
-		field, isText := call.Args()[1].AsLiteral().Value().(string)
 		r, ok := chain(call.Args()[0])
-		if !ok || !isText {
-			return nil, false
+		switch field := call.Args()[1].AsLiteral().Value().(type) {
+		case string:
+			return append(r, field), ok
+		case int64:
+			return append(r, fmt.Sprintf("[%d]", field)), ok
 		}
-		return append(r, field), true
 	}
 	return nil, false
 }
@@ -224,6 +257,11 @@ func (f facts) look(r ref) (value any, ok bool) {
 			value, ok = fields[name]
 		case map[string]float64:
 			value, ok = fields[name]
+		case []any:
+			place, err := strconv.Atoi(strings.Trim(name, "[]"))
+			if ok = err == nil && place >= 0 && place < len(fields); ok {
+				value = fields[place]
+			}
 		default:
 			return nil, false
 		}
@@ -241,6 +279,10 @@ func (f facts) lack(refs []ref) string {
 		switch {
 		case (r[0] == "metrics" || r[0] == "evaluation") && f.found.Evaluation == nil:
 			return fmt.Sprintf("%s is not known: %s", r, f.why)
+		case r[0] == "metrics" && len(f.vars["metrics"].(map[string]float64)) == 0:
+			return fmt.Sprintf("%s is not recorded", r)
+		case (r[0] == "card" || r[0] == "lineage") && f.problem != "":
+			return fmt.Sprintf("%s is not known: the model card cannot be read: %s", r, f.problem)
 		case r[0] == "evaluations" && len(f.vars["evaluations"].([]any)) == 0:
 			return fmt.Sprintf("%s is not known: %s", r, f.why)
 		case r[0] == "incumbent" && f.vars["incumbent"] == nil:

@@ -5,7 +5,11 @@
 // fails, does not compile, gives no bool or costs too much, and a fact that nobody knows all
 // close it, with a sentence that says why. That holds behind a short circuit too: in
 // "metrics.f1 > 0.9 || metrics.recall > 0.9" both metrics must have been recorded. Only what is
-// said of the incumbent may be absent, and only while there is no incumbent.
+// said of the incumbent may be absent, and only while there is no incumbent. A name that is computed
+// is known only when the expression runs: ["f1", "recall"].exists(m, metrics[m] > 0.9) asks for one
+// of the two.
+//
+// The same expression and facts always give the same verdict, to the last byte of its JSON.
 package gate
 
 import (
@@ -16,6 +20,7 @@ import (
 	"time"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/types"
 
 	"github.com/herdbook/herdbook/registry"
@@ -27,6 +32,19 @@ const MaxExprLen = 4096
 // costLimit bounds the work of one expression, in the units of CEL's runtime cost. Kubernetes
 // allows as much for one call of a validation rule, which takes about a tenth of a second.
 const costLimit = 1_000_000
+
+// sizeLimit bounds each value that an expression makes or looks at, in elements of lists and maps
+// and in bytes of text, at any depth. The cost of a step is charged when it is done, so that this
+// is what bounds a single step: [[1]].map(a, [a, a]).map(a, [a, a])... .all(a, a == a) compares
+// lists for hours. It leaves room for thousands of evaluations of the usual length.
+const sizeLimit = 1 << 22
+
+// sizes are how both limits measure a value. By default a list counts for its own elements only.
+func sizes() []types.SizeCalculatorOption {
+	return []types.SizeCalculatorOption{
+		types.SizeCalculatorMaxDepth(100), types.SizeCalculatorMaxTraversal(sizeLimit), types.SizeCalculatorStringUnitLength(1),
+	}
+}
 
 // Subject is a version as gates see it.
 type Subject struct {
@@ -69,19 +87,16 @@ const maxPrograms = 10_000
 
 // New makes a Judge.
 func New() (*Judge, error) {
-	object := cel.MapType(cel.StringType, cel.DynType)
-	env, err := cel.NewEnv(
-		cel.Variable("metrics", cel.MapType(cel.StringType, cel.DoubleType)),
-		cel.Variable("evaluation", object),
-		cel.Variable("evaluations", cel.ListType(object)),
-		cel.Variable("incumbent", cel.DynType),
-		cel.Variable("version", object),
-		cel.Variable("card", object),
-		cel.Variable("lineage", object),
-		cel.Variable("approvals", cel.ListType(object)),
+	options := []cel.EnvOption{
 		cel.CrossTypeNumericComparisons(true),
 		cel.ParserExpressionSizeLimit(MaxExprLen),
-	)
+		cel.CustomTypeAdapter(ordered{}),
+		cel.CostSizingStrategy(cost.AggregateSizingStrategy(sizes()...)),
+	}
+	for name, of := range variables() {
+		options = append(options, cel.Variable(name, of))
+	}
+	env, err := cel.NewEnv(options...)
 	if err != nil {
 		return nil, fmt.Errorf("environment of gate expressions: %w", err)
 	}
@@ -128,7 +143,8 @@ func (j *Judge) compile(expr string) program {
 	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
 		return program{problem: fmt.Sprintf("the expression gives a %s, not a bool", t)}
 	}
-	p, err := j.env.Program(ast, cel.CostLimit(costLimit), cel.EvalOptions(cel.OptOptimize))
+	p, err := j.env.Program(ast, cel.CostLimit(costLimit), cel.MemoryLimit(sizeLimit), cel.EvalOptions(cel.OptOptimize), cel.CustomDecoratorV2(orderedLiterals),
+		cel.MemoryTracking(types.MemoryTrackerSizeCalculator(types.NewSizeCalculator(sizes()...))))
 	if err != nil {
 		return program{problem: "the expression does not compile: " + firstLine(err)}
 	}
@@ -151,7 +167,10 @@ func (j *Judge) Decide(env *registry.Environment, facts Facts) registry.Verdict 
 		v.Evaluation = found.Evaluation.ID
 	}
 	v.Gates = append(v.Gates, conditions(env, facts)...)
-	given := bind(env, facts, found)
+	all := slices.ContainsFunc(env.Gates, func(g registry.Gate) bool {
+		return slices.ContainsFunc(j.program(g.Expr).refs, func(r ref) bool { return r[0] == "evaluations" })
+	})
+	given := bind(env, facts, found, all)
 	for _, g := range env.Gates {
 		v.Gates = append(v.Gates, j.decide(g, given))
 	}
@@ -162,11 +181,13 @@ func (j *Judge) Decide(env *registry.Environment, facts Facts) registry.Verdict 
 // conditions are the gates that are not expressions.
 func conditions(env *registry.Environment, facts Facts) []registry.GateVerdict {
 	var gates []registry.GateVerdict
-	if facts.State == registry.Quarantined || facts.State == registry.Revoked {
-		gates = append(gates, registry.GateVerdict{
-			Name: "state", Values: map[string]any{"version.state": string(facts.State)},
-			Reason: fmt.Sprintf("%s is %s", facts.Tag, facts.State),
-		})
+	if facts.State != registry.Published && facts.State != registry.Deprecated {
+		g := registry.GateVerdict{Name: "state", Values: map[string]any{"version.state": string(facts.State)}}
+		g.Reason = fmt.Sprintf("%s is %s", facts.Tag, facts.State)
+		if facts.State == "" {
+			g.Reason = fmt.Sprintf("the state of %s is not known", facts.Tag)
+		}
+		gates = append(gates, g)
 	}
 	if !env.After.IsZero() {
 		g := registry.GateVerdict{Name: "after " + env.After.String(), Open: facts.WasLiveBefore, Values: map[string]any{"live_in_" + env.After.String(): facts.WasLiveBefore}}
