@@ -2,12 +2,13 @@
 # Plays Herdbook's main job with real models: three generations of Silero VAD are pushed, evaluated, held against
 # the gates of production, promoted or refused, and pulled back. Called by `make demo` once bin/herdbook is built.
 #
-# Everything it writes lies in .demo (made anew by each run), .tools and demo/node_modules. The server keeps running
-# afterwards, unless DEMO_EXIT=1 is set.
+# Everything it writes lies in .demo (made anew by each run; DEMO_STATE names another folder), .tools and
+# demo/node_modules. The server keeps running afterwards, unless DEMO_EXIT=1 is set.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-state=$root/.demo
+export DEMO_STATE=${DEMO_STATE:-$root/.demo}
+state=$DEMO_STATE
 model=acme/silero-vad
 herdbook=$root/bin/herdbook
 declare -A onnx=(
@@ -228,6 +229,6 @@ else
   echo "   The admin token:   $state/data/admin-token"
   echo '   To end the server: make demo-stop'
   # shellcheck disable=SC2016  # for the reader's shell
-  printf '   To go on:          HERDBOOK_URL=%s HERDBOOK_TOKEN=$(cat .demo/data/admin-token) \\\n' "$url"
+  printf '   To go on:          HERDBOOK_URL=%s HERDBOOK_TOKEN=$(cat %s/data/admin-token) \\\n' "$url" "${state#"$PWD/"}"
   echo "                        bin/herdbook promote $model ${versions[-1]} --env production"
 fi

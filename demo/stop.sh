@@ -5,7 +5,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 stop() { # NAME COMMAND-LINE
-  local file=$root/.demo/run/$1.pid pid
+  local file=${DEMO_STATE:-$root/.demo}/run/$1.pid pid
   [ -f "$file" ] || return 0
   pid=$(cat "$file")
   ours() { tr '\0' ' ' <"/proc/$pid/cmdline" | grep -qF -- "$2"; } 2>/dev/null

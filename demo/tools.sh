@@ -48,7 +48,7 @@ tool() { # COMMAND LEAST-VERSION MODULE-PATH VERSION
 }
 
 need git 2.39 Git
-need node 20 Node.js
+need node 18 Node.js
 need npm 9 npm
 need go 1.26 Go version
 
