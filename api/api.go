@@ -74,6 +74,13 @@ type Redeliverer interface {
 // Door is another protocol: it adds its routes.
 type Door interface{ Register(e *echo.Echo) }
 
+// Failer is a door that says errors in its protocol's words also where they come up before its
+// handlers are reached, such as a wrong token.
+type Failer interface {
+	// Fail answers, unless the request is not the door's or the error is not for clients.
+	Fail(c echo.Context, err error) (answered bool)
+}
+
 // Pages are the web pages: routes, and errors as people read them.
 type Pages interface {
 	Door
@@ -112,6 +119,7 @@ func New(c Config) *Server {
 	s.auth = &auth.Authenticator{Tokens: c.Index, AnonymousRead: c.AnonymousRead, NoAuth: c.NoAuth}
 	s.echo.HideBanner, s.echo.HidePort = true, true
 	s.echo.HTTPErrorHandler = s.fail
+	s.echo.IPExtractor = echo.ExtractIPFromXFFHeader() // what a proxy in the same network says, and nobody else
 	s.routes()
 	return s
 }
@@ -122,36 +130,37 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.Serv
 // routes lists every address of the server, but those inside the other doors.
 func (s *Server) routes() {
 	e := s.echo
-	e.Use(s.requestID, s.observe, s.recover, s.identify)
+	read := []string{http.MethodGet, http.MethodHead}
+	e.Use(s.requestID, s.observe, s.recover, s.sameOrigin, s.identify)
 
-	e.GET("/healthz", s.health)
-	e.GET("/readyz", s.ready)
-	e.GET("/metrics", s.exposeMetrics)
+	e.Match(read, "/healthz", s.health)
+	e.Match(read, "/readyz", s.ready)
+	e.Match(read, "/metrics", s.exposeMetrics)
 
 	v1 := e.Group("/api/v1")
-	v1.GET("/whoami", s.whoami)
-	v1.GET("/models", s.listModels)
+	v1.Match(read, "/whoami", s.whoami)
+	v1.Match(read, "/models", s.listModels)
 	v1.POST("/models", s.createModel)
-	v1.GET("/events", s.listEvents)
-	v1.GET("/deliveries", s.listDeliveries)
+	v1.Match(read, "/events", s.listEvents)
+	v1.Match(read, "/deliveries", s.listDeliveries)
 	v1.POST("/deliveries/:sink/:event/redeliver", s.redeliver)
 
 	m := v1.Group("/models/:ns/:name")
-	m.GET("", s.getModel)
+	m.Match(read, "", s.getModel)
 	m.PATCH("", s.changeModel)
 	m.DELETE("", s.deleteModel)
-	m.GET("/versions", s.listVersions)
-	m.GET("/versions/:tag", s.getVersion)
-	m.GET("/evaluations/:rev", s.listEvaluations)
+	m.Match(read, "/versions", s.listVersions)
+	m.Match(read, "/versions/:tag", s.getVersion)
+	m.Match(read, "/evaluations/:rev", s.listEvaluations)
 	m.POST("/evaluations/:rev", s.recordEvaluation)
-	m.GET("/gates/:rev", s.getGates)
-	m.GET("/environments", s.listEnvironments)
-	m.GET("/environments/:env", s.getEnvironment)
-	m.GET("/environments/:env/history", s.listHistory)
+	m.Match(read, "/gates/:rev", s.getGates)
+	m.Match(read, "/environments", s.listEnvironments)
+	m.Match(read, "/environments/:env", s.getEnvironment)
+	m.Match(read, "/environments/:env/history", s.listHistory)
 	m.POST("/environments/:env/promotions", s.promote)
 	m.POST("/environments/:env/approvals", s.approve)
 	m.POST("/environments/:env/rollback", s.rollBack)
-	m.GET("/lineage/:rev", s.getLineage)
+	m.Match(read, "/lineage/:rev", s.getLineage)
 
 	for _, d := range s.Doors {
 		d.Register(e)

@@ -56,6 +56,13 @@ func (s *Server) fail(err error, c echo.Context) {
 	if c.Response().Committed {
 		return // the client sees a body that ends too early
 	}
+	if p.Status < http.StatusInternalServerError && !errors.As(err, new(*echo.HTTPError)) {
+		for _, d := range s.Doors {
+			if f, ok := d.(Failer); ok && f.Fail(c, err) {
+				return
+			}
+		}
+	}
 	if p.Status == http.StatusUnauthorized {
 		c.Response().Header().Set(echo.HeaderWWWAuthenticate, challenge)
 	}

@@ -36,6 +36,18 @@ func (s *Server) requestID(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
+// sameOrigin refuses what a page of another site makes a browser do here: a browser adds the
+// password that it was given once, or none where everybody may do everything.
+func (s *Server) sameOrigin(next echo.HandlerFunc) echo.HandlerFunc {
+	protection := http.NewCrossOriginProtection()
+	return func(c echo.Context) error {
+		if protection.Check(c.Request()) != nil {
+			return fmt.Errorf("a page of another site sent this request: %w", registry.ErrForbidden)
+		}
+		return next(c)
+	}
+}
+
 // identify finds out who sent the request. Health and readiness answer everybody.
 func (s *Server) identify(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
@@ -78,7 +90,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		r, w, took := c.Request(), c.Response(), time.Since(start)
 		protocol := protocolOf(c)
-		s.metrics.requests.WithLabelValues(protocol, r.Method, strconv.Itoa(w.Status)).Inc()
+		s.metrics.requests.WithLabelValues(protocol, methodOf(r), strconv.Itoa(w.Status)).Inc()
 		s.metrics.seconds.WithLabelValues(protocol).Observe(took.Seconds())
 		s.metrics.bytes.WithLabelValues(protocol, "out").Add(float64(max(0, w.Size)))
 		s.metrics.bytes.WithLabelValues(protocol, "in").Add(float64(max(0, r.ContentLength)))
@@ -91,6 +103,15 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			slog.String("remote", c.RealIP()), slog.String("request", w.Header().Get(echo.HeaderXRequestID)))
 		return nil
 	}
+}
+
+// methodOf is the method of a request as a label of few values: a client may send any word.
+func methodOf(r *http.Request) string {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return r.Method
+	}
+	return "other"
 }
 
 // protocolOf is the door that a request came through, as a label of few values.
@@ -144,7 +165,8 @@ func (s *Server) health(c echo.Context) error { return c.String(http.StatusOK, "
 
 func (s *Server) ready(c echo.Context) error {
 	if err := s.Ready(c.Request().Context()); err != nil {
-		return c.String(http.StatusServiceUnavailable, err.Error()+"\n")
+		s.Log.WarnContext(c.Request().Context(), "not ready", "reason", err.Error())
+		return c.String(http.StatusServiceUnavailable, "not ready\n")
 	}
 	return c.String(http.StatusOK, "ok\n")
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"path"
 	"slices"
@@ -173,7 +174,7 @@ type line struct {
 	wait sync.WaitGroup
 }
 
-// lookAhead is how many waiting events are looked at to find one of each model.
+// lookAhead is how many waiting events are looked at first to find one of each model.
 const lookAhead = 512
 
 func (l *line) run(ctx context.Context) {
@@ -198,14 +199,28 @@ func (l *line) run(ctx context.Context) {
 }
 
 // round starts an attempt for the first waiting event of each model that is due, and says how
-// long there is nothing to do.
+// long there is nothing to do. It looks further where none of the first events can be sent, so
+// that many events of a model whose turn has not come do not hide those of another.
 func (l *line) round(ctx context.Context) (time.Duration, error) {
-	waiting, err := l.Outbox.Waiting(ctx, l.hook.Name, lookAhead)
-	if err != nil {
-		return 0, err
+	for limit := lookAhead; ; limit *= 8 {
+		// Before the outbox is read: an attempt that ends after that is still shown as waiting.
+		busy := l.underWay()
+		full := len(busy) >= inFlight
+		waiting, err := l.Outbox.Waiting(ctx, l.hook.Name, limit)
+		if err != nil {
+			return 0, err
+		}
+		started, next := l.start(ctx, waiting, busy)
+		if started > 0 || len(waiting) < limit || full {
+			return next, nil
+		}
 	}
-	next := time.Minute
-	seen := map[string]bool{}
+}
+
+// start starts what can be started of the waiting events. seen holds the models whose turn it is
+// not.
+func (l *line) start(ctx context.Context, waiting []registry.Delivery, seen map[string]bool) (started int, next time.Duration) {
+	next = time.Minute
 	for _, delivery := range waiting {
 		model := delivery.Event.ModelID
 		if seen[model] {
@@ -219,19 +234,27 @@ func (l *line) round(ctx context.Context) (time.Duration, error) {
 		if !l.take(model) {
 			continue
 		}
+		started++
 		l.wait.Go(func() {
 			defer l.done(model)
 			l.attempt(context.WithoutCancel(ctx), delivery)
 		})
 	}
-	return next, nil
+	return started, next
 }
 
-// take reserves a model for an attempt; false when one is under way, or too many are.
+// underWay names the models with an attempt under way.
+func (l *line) underWay() map[string]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.busy)
+}
+
+// take reserves a model for an attempt; false when too many are under way.
 func (l *line) take(model string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.busy[model] || len(l.busy) >= inFlight {
+	if len(l.busy) >= inFlight {
 		return false
 	}
 	l.busy[model] = true

@@ -42,17 +42,23 @@ const maxAnswerBytes = 64 << 20
 // Do calls method on a path below /api/v1 with in as its JSON body, unless that is nil, and
 // reads the answer into out, unless that is nil.
 func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
+	_, err := c.call(ctx, method, path, in, out)
+	return err
+}
+
+// call does what Do does, and gives the path of the next page of a list.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) (next string, err error) {
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
 		if err != nil {
-			return err
+			return "", err
 		}
 		body = bytes.NewReader(data)
 	}
 	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.URL, "/")+"/api/v1"+path, body)
 	if err != nil {
-		return fmt.Errorf("address of the server: %w", err)
+		return "", fmt.Errorf("address of the server: %w", err)
 	}
 	r.Header.Set("Accept", "application/json")
 	if in != nil {
@@ -67,23 +73,33 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 	}
 	answer, err := client.Do(r)
 	if err != nil {
-		return fmt.Errorf("reach the server: %w", err)
+		return "", fmt.Errorf("reach the server: %w", err)
 	}
 	defer answer.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswerBytes))
 	if err != nil {
-		return fmt.Errorf("read the server's answer: %w", err)
+		return "", fmt.Errorf("read the server's answer: %w", err)
 	}
 	if answer.StatusCode > 299 {
-		return failure(answer, data)
+		return "", failure(answer, data)
 	}
 	if out == nil || len(data) == 0 {
-		return nil
+		return "", nil
 	}
 	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("read the server's answer: %w", err)
+		return "", fmt.Errorf("read the server's answer: %w", err)
 	}
-	return nil
+	return nextPage(answer.Header), nil
+}
+
+// nextPage is where a list goes on, below /api/v1. Source: RFC 8288, section 3.
+func nextPage(header http.Header) string {
+	link, ok := strings.CutSuffix(header.Get("Link"), `>; rel="next"`)
+	if !ok {
+		return ""
+	}
+	next, _ := strings.CutPrefix(link, "</api/v1")
+	return next
 }
 
 func failure(answer *http.Response, data []byte) error {
@@ -117,18 +133,28 @@ type list[T any] struct {
 	Items []T `json:"items"`
 }
 
-// Models lists the models that the caller may read, the first page of them.
+// all reads a list to its last page.
+func all[T any](ctx context.Context, c *Client, path string) ([]T, error) {
+	var items []T
+	for path != "" {
+		var l list[T]
+		next, err := c.call(ctx, http.MethodGet, path, nil, &l)
+		if err != nil {
+			return nil, err
+		}
+		items, path = append(items, l.Items...), next
+	}
+	return items, nil
+}
+
+// Models lists the models that the caller may read.
 func (c *Client) Models(ctx context.Context) ([]api.Model, error) {
-	var l list[api.Model]
-	err := c.Do(ctx, http.MethodGet, "/models", nil, &l)
-	return l.Items, err
+	return all[api.Model](ctx, c, "/models")
 }
 
 // Versions lists the versions of a model, the highest first.
 func (c *Client) Versions(ctx context.Context, m registry.ModelName) ([]api.Version, error) {
-	var l list[api.Version]
-	err := c.Do(ctx, http.MethodGet, path(m, "versions"), nil, &l)
-	return l.Items, err
+	return all[api.Version](ctx, c, path(m, "versions"))
 }
 
 // Evaluate records an evaluation, which is sent as it is.
@@ -140,9 +166,7 @@ func (c *Client) Evaluate(ctx context.Context, m registry.ModelName, rev string,
 
 // Gates are the verdicts of all environments on a version.
 func (c *Client) Gates(ctx context.Context, m registry.ModelName, rev string) ([]registry.Verdict, error) {
-	var l list[registry.Verdict]
-	err := c.Do(ctx, http.MethodGet, path(m, "gates", rev), nil, &l)
-	return l.Items, err
+	return all[registry.Verdict](ctx, c, path(m, "gates", rev))
 }
 
 // Change is a promotion, a rollback or an approval.
@@ -174,7 +198,5 @@ func (c *Client) Approve(ctx context.Context, m registry.ModelName, env string, 
 
 // Environments are what runs where.
 func (c *Client) Environments(ctx context.Context, m registry.ModelName) ([]api.Environment, error) {
-	var l list[api.Environment]
-	err := c.Do(ctx, http.MethodGet, path(m, "environments"), nil, &l)
-	return l.Items, err
+	return all[api.Environment](ctx, c, path(m, "environments"))
 }

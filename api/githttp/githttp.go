@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -78,34 +79,43 @@ type Handler struct{ Config }
 // New assembles a Handler.
 func New(c Config) *Handler { return &Handler{c} }
 
+// routes are the addresses of the protocol.
+var routes = []string{"/:ns/:name/info/refs", "/:ns/:name/git-upload-pack", "/:ns/:name/git-receive-pack"}
+
 // Register adds the routes.
 func (h *Handler) Register(e *echo.Echo) {
-	e.GET("/:ns/:name/info/refs", h.door(h.infoRefs))
-	e.POST("/:ns/:name/git-upload-pack", h.door(h.upload))
-	e.POST("/:ns/:name/git-receive-pack", h.door(h.receive))
+	e.GET(routes[0], h.door(h.infoRefs))
+	e.POST(routes[1], h.door(h.upload))
+	e.POST(routes[2], h.door(h.receive))
 }
 
 // door answers errors as Git shows them: a line of text.
 func (h *Handler) door(handler echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		err := handler(c)
-		if err == nil || c.Response().Committed {
+		if err == nil || c.Response().Committed || problem.Of(err) == problem.Internal {
 			return err
 		}
-		class := problem.Of(err)
-		if class == problem.NotFound && !door.Identity(c).Authenticated() {
-			// A private model has to be asked for with a token, and one that is not there looks
-			// the same.
-			class, err = problem.Unauthenticated, registry.ErrUnauthenticated
-		}
-		if class == problem.Internal {
-			return err
-		}
-		if class == problem.Unauthenticated {
-			c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Basic realm="herdbook", charset="UTF-8"`)
-		}
-		return c.String(class.Status(), "herdbook: "+problem.Detail(err)+"\n")
+		return answer(c, err)
 	}
+}
+
+// Fail implements api.Failer.
+func (h *Handler) Fail(c echo.Context, err error) bool {
+	return slices.Contains(routes, c.Path()) && answer(c, err) == nil
+}
+
+func answer(c echo.Context, err error) error {
+	class := problem.Of(err)
+	if class == problem.NotFound && !door.Identity(c).Authenticated() {
+		// A private model has to be asked for with a token, and one that is not there looks
+		// the same.
+		class, err = problem.Unauthenticated, registry.ErrUnauthenticated
+	}
+	if class == problem.Unauthenticated {
+		c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Basic realm="herdbook", charset="UTF-8"`)
+	}
+	return c.String(class.Status(), "herdbook: "+problem.Detail(err)+"\n")
 }
 
 // protocolForm is what a client may put into GIT_PROTOCOL.
@@ -170,6 +180,7 @@ func (h *Handler) upload(c echo.Context) error {
 		return err
 	}
 	noCache(c, "application/x-git-upload-pack-result")
+	defer drain(c)
 	return h.Transport.UploadPack(c.Request().Context(), m.Name, protocol(c.Request()), io.LimitReader(in, maxWantBytes), stream(c))
 }
 
@@ -190,6 +201,7 @@ func (h *Handler) receive(c echo.Context) error {
 	noCache(c, "application/x-git-receive-pack-result")
 	outcome := "failed"
 	defer func() { h.Pushed(outcome) }()
+	defer drain(c)
 	return h.Transport.ReceivePack(c.Request().Context(), Receive{
 		Model: m.Name, Protocol: protocol(c.Request()), PushID: by.ID, In: in, Out: stream(c),
 		Check: func(ctx context.Context, p lifecycle.Push) error {
@@ -237,4 +249,15 @@ func body(c echo.Context, service string) (io.Reader, error) {
 func stream(c echo.Context) io.Writer {
 	_ = http.NewResponseController(c.Response()).EnableFullDuplex() // HTTP/2 always is
 	return c.Response()
+}
+
+// maxDrain is how much of a body is read that nobody wants any more.
+const maxDrain = 64 << 20
+
+// drain reads the rest of the body. Where a body is read while the answer is written, net/http
+// panics if it comes to the body's end only after the handler has returned.
+func drain(c echo.Context) {
+	if _, err := io.CopyN(io.Discard, c.Request().Body, maxDrain); err == nil {
+		panic(http.ErrAbortHandler) // there is still more: the connection is worth nothing
+	}
 }

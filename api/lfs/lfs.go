@@ -16,7 +16,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -62,9 +64,11 @@ type Handler struct{ Config }
 // New assembles a Handler.
 func New(c Config) *Handler { return &Handler{c} }
 
+// base is what all routes begin with.
+const base = "/:ns/:name/info/lfs"
+
 // Register adds the routes.
 func (h *Handler) Register(e *echo.Echo) {
-	base := "/:ns/:name/info/lfs"
 	e.POST(base+"/objects/batch", h.door(h.batch))
 	e.GET(base+"/objects/:oid", h.door(h.download))
 	e.HEAD(base+"/objects/:oid", h.door(h.download))
@@ -85,23 +89,32 @@ func (h *Handler) door(handler echo.HandlerFunc) echo.HandlerFunc {
 		if err == nil || c.Response().Committed {
 			return err
 		}
-		class := problem.Of(err)
-		if class == problem.NotFound && !door.Identity(c).Authenticated() && !signed(c) {
-			class, err = problem.Unauthenticated, registry.ErrUnauthenticated
-		}
-		status := class.Status()
-		var unprocessable unprocessableError
-		switch {
-		case class == problem.Internal:
-			h.Log.ErrorContext(c.Request().Context(), "LFS request failed", "path", c.Request().URL.Path, "error", err.Error())
-		case class == problem.Unauthenticated:
-			c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Basic realm="herdbook", charset="UTF-8"`)
-			c.Response().Header().Set("LFS-Authenticate", `Basic realm="herdbook"`)
-		case errors.As(err, &unprocessable):
-			status = http.StatusUnprocessableEntity
-		}
-		return answer(c, status, message{problem.Detail(err), c.Response().Header().Get(echo.HeaderXRequestID)})
+		return h.fail(c, err)
 	}
+}
+
+// Fail implements api.Failer.
+func (h *Handler) Fail(c echo.Context, err error) bool {
+	return strings.HasPrefix(c.Path(), base) && h.fail(c, err) == nil
+}
+
+func (h *Handler) fail(c echo.Context, err error) error {
+	class := problem.Of(err)
+	if class == problem.NotFound && !door.Identity(c).Authenticated() && !signed(c) {
+		class, err = problem.Unauthenticated, registry.ErrUnauthenticated
+	}
+	status := class.Status()
+	var unprocessable unprocessableError
+	switch {
+	case class == problem.Internal:
+		h.Log.ErrorContext(c.Request().Context(), "LFS request failed", "path", c.Request().URL.Path, "error", err.Error())
+	case class == problem.Unauthenticated:
+		c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Basic realm="herdbook", charset="UTF-8"`)
+		c.Response().Header().Set("LFS-Authenticate", `Basic realm="herdbook"`)
+	case errors.As(err, &unprocessable):
+		status = http.StatusUnprocessableEntity
+	}
+	return answer(c, status, message{problem.Detail(err), c.Response().Header().Get(echo.HeaderXRequestID)})
 }
 
 // unprocessableError is a 422, which LFS has for wrong content and wrong objects.
@@ -180,6 +193,9 @@ func (h *Handler) batch(c echo.Context) error {
 	default:
 		return answer(c, http.StatusConflict, message{Message: fmt.Sprintf("the hash algorithm is sha256, not %q", in.HashAlgo)})
 	}
+	if len(in.Transfers) > 0 && !slices.Contains(in.Transfers, "basic") {
+		return unprocessableError{registry.Invalid("transfers", "this server has the transfer basic only")}
+	}
 	if len(in.Objects) > maxBatchObjects {
 		return fmt.Errorf("a batch names at most %d objects: %w", maxBatchObjects, registry.ErrTooLarge)
 	}
@@ -241,7 +257,7 @@ func (h *Handler) object(c echo.Context, m registry.Model, operation string, o o
 
 // href is a signed address of an object.
 func (h *Handler) href(c echo.Context, m registry.Model, method string, o object, suffix string) action {
-	u := h.PublicURL.JoinPath(m.Name.String()+".git", "info/lfs/objects", o.OID+suffix)
+	u := door.PublicURL(c, h.PublicURL).JoinPath(m.Name.String()+".git", "info/lfs/objects", o.OID+suffix)
 	u.RawQuery = h.Signer.Sign(Grant{
 		Method: method, ModelID: m.ID, OID: o.OID, Size: o.Size, Actor: door.Identity(c).Name,
 	}, time.Now()).Encode()
@@ -277,6 +293,7 @@ func (h *Handler) transfer(c echo.Context, method string, right access.Action) (
 		return m, o, by, fmt.Errorf("the address of the object is not valid any more; ask for it again: %w", registry.ErrForbidden)
 	}
 	o.Size, by.Identity = grant.Size, access.Identity{Name: grant.Actor}
+	door.SetIdentity(c, by.Identity) // for the access log
 	return m, o, by, nil
 }
 

@@ -5,6 +5,10 @@
 // NAMESPACE/NAME/image the runnable images. What is served by digest never changes; a tag may
 // move when it is an environment's. The layers of an image are composed while they are read.
 // So far clients can pull; what they push is refused.
+//
+// A client is always asked who it is, also where strangers may read: those built on
+// containers/image send no credentials to a registry that does not ask at once. Who has none is
+// given a token that says so.
 // Source: OCI distribution specification v1.1.
 package oci
 
@@ -26,6 +30,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/herdbook/herdbook/api/internal/auth"
 	"github.com/herdbook/herdbook/api/internal/door"
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
@@ -57,9 +62,10 @@ type Blobs interface {
 
 // Config is what a Handler works with.
 type Config struct {
-	Index Index
-	Blobs Blobs
-	Log   *slog.Logger
+	Index     Index
+	Blobs     Blobs
+	PublicURL *url.URL
+	Log       *slog.Logger
 }
 
 // Handler is the door.
@@ -74,6 +80,7 @@ func (h *Handler) Register(e *echo.Echo) {
 	for _, path := range []string{"/v2", "/v2/"} {
 		e.Match([]string{http.MethodGet, http.MethodHead}, path, h.door(h.base))
 	}
+	e.Match([]string{http.MethodGet, http.MethodHead}, "/v2/token", h.door(h.token))
 	e.Match([]string{http.MethodGet, http.MethodHead}, "/v2/*", h.door(h.pull))
 	e.Match([]string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}, "/v2/*", h.door(h.refuseWrite))
 }
@@ -108,15 +115,24 @@ func (h *Handler) door(handler echo.HandlerFunc) echo.HandlerFunc {
 		if err == nil || c.Response().Committed {
 			return err
 		}
-		var fault *codeError
-		if !errors.As(err, &fault) {
-			fault = h.classed(c, err)
-		}
-		if fault.status == http.StatusUnauthorized {
-			c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Basic realm="herdbook", charset="UTF-8"`)
-		}
-		return c.JSON(fault.status, errorBody{[]errorItem{{fault.code, fault.detail}}})
+		return h.answer(c, err)
 	}
+}
+
+// Fail implements api.Failer.
+func (h *Handler) Fail(c echo.Context, err error) bool {
+	return strings.HasPrefix(c.Path(), "/v2") && h.answer(c, err) == nil
+}
+
+func (h *Handler) answer(c echo.Context, err error) error {
+	var fault *codeError
+	if !errors.As(err, &fault) {
+		fault = h.classed(c, err)
+	}
+	if fault.status == http.StatusUnauthorized {
+		c.Response().Header().Set(echo.HeaderWWWAuthenticate, h.challenge(c))
+	}
+	return c.JSON(fault.status, errorBody{[]errorItem{{fault.code, fault.detail}}})
 }
 
 // classed gives an error the code of its class. To a caller without credentials a repository
@@ -139,14 +155,41 @@ func (h *Handler) classed(c echo.Context, err error) *codeError {
 	return &codeError{code, class.Status(), problem.Detail(err)}
 }
 
+// challenge says where to get a token. The place itself asks for the password.
+// Source: distribution project, docs/spec/auth/token.md, "How to authenticate".
+func (h *Handler) challenge(c echo.Context) string {
+	if c.Path() == "/v2/token" {
+		return `Basic realm="herdbook", charset="UTF-8"`
+	}
+	public := door.PublicURL(c, h.PublicURL)
+	return fmt.Sprintf("Bearer realm=%q,service=%q", public.JoinPath("v2", "token"), public.Host)
+}
+
 func (h *Handler) base(c echo.Context) error {
-	if door.Identity(c).Role == access.Nobody {
+	id := door.Identity(c)
+	if id.Role == access.Nobody || (!id.Authenticated() && c.Request().Header.Get(echo.HeaderAuthorization) == "") {
 		return registry.ErrUnauthenticated
 	}
 	return c.JSON(http.StatusOK, struct{}{})
 }
 
-func (h *Handler) refuseWrite(echo.Context) error {
+// token gives a client the token back that it sent as its password: that is what it shows from
+// then on. Source: distribution project, docs/spec/auth/token.md, "Requesting a Token".
+func (h *Handler) token(c echo.Context) error {
+	if door.Identity(c).Role == access.Nobody {
+		return registry.ErrUnauthenticated
+	}
+	c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
+	token := auth.TokenOf(c.Request())
+	return c.JSON(http.StatusOK, struct {
+		Token       string `json:"token"`
+		AccessToken string `json:"access_token"` // by its name in OAuth 2
+		ExpiresIn   int    `json:"expires_in"`   // seconds, after which the client asks again
+	}{token, token, 300})
+}
+
+func (h *Handler) refuseWrite(c echo.Context) error {
+	c.Response().Header().Set(echo.HeaderAllow, "GET, HEAD")
 	return coded(http.StatusMethodNotAllowed, "UNSUPPORTED", "versions are published with git push; this registry takes no uploads yet")
 }
 

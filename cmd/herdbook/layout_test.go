@@ -39,7 +39,7 @@ var imports = map[string][]string{
 	"api":                                  {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door"},
 	"api/githttp":                          {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/door"},
 	"api/lfs":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/door"},
-	"api/oci":                              {"registry", "registry/access", "registry/modelpack", "registry/problem", "api/internal/door"},
+	"api/oci":                              {"registry", "registry/access", "registry/modelpack", "registry/problem", "api/internal/auth", "api/internal/door"},
 	"api/client":                           {"registry", "api"},
 	"api/internal/auth":                    {"registry", "registry/access"},
 	"api/internal/door":                    {"registry", "registry/access", "registry/lifecycle"},

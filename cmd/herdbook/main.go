@@ -84,7 +84,11 @@ func run(ctx context.Context, args []string, t terminal) int {
 		fmt.Fprintf(t.err, "herdbook: %v\nRun 'herdbook help' for what there is.\n", err)
 		return 2
 	}
-	if err := command.Run(parser); err != nil {
+	err = command.Run(parser)
+	if exited >= 0 {
+		return exited // help printed; what else is missing in its command line does not matter
+	}
+	if err != nil {
 		var quiet exitError
 		if errors.As(err, &quiet) {
 			return int(quiet)
@@ -92,7 +96,7 @@ func run(ctx context.Context, args []string, t terminal) int {
 		fmt.Fprintf(t.err, "herdbook: %v\n", err)
 		return 1
 	}
-	return max(exited, 0)
+	return 0
 }
 
 // exitError ends the command with a status when everything was said already.

@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -26,14 +28,15 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// The scripts in testdata/script run real clients against the real binary, which TestMain
-// builds. Commands beside those of testscript:
+// The scripts in testdata/script run real clients against the real binary, which is built when the
+// first of them starts. Commands beside those of testscript:
 //
 //	start [FLAG...]      starts a server on a free port and waits until it is ready. Sets ADDR, URL and
 //	                     HERDBOOK_URL, and on the first start HERDBOOK_TOKEN; the data directory is $WORK/data
-//	stop, crash          ends it with SIGTERM, or with SIGKILL
+//	stop, crash          ends it with SIGTERM, which it has to follow with status 0, or with SIGKILL
 //	eventually CMD ...   runs a program until it exits 0, for at most 20 s; its output is that of the last run
 //	receiver FILE        starts a webhook receiver that writes a line of JSON a request to FILE; sets HOOK
+//	signed FILE SECRET   checks the signature of each request in such a FILE, and that there is one
 //	random FILE SIZE N   writes SIZE bytes that the number N stands for
 //	sumtree DIR          prints the SHA-256 and the path of each file below DIR but for .git
 //	api METHOD PATH [FILE]  calls the JSON API with the token; prints status and body; fails above 399
@@ -46,41 +49,38 @@ func TestScripts(t *testing.T) {
 		Condition:           condition,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "stop": stop, "crash": crash, "eventually": eventually, "receiver": receiver,
+			"start": start, "stop": stop, "crash": crash, "eventually": eventually, "receiver": receiver, "signed": signed,
 			"random": random, "sumtree": sumtree, "api": callAPI,
 		},
 	})
 }
 
-// binDir holds the program under test, as herdbook.
+// binDir holds the program under test, as herdbook, once buildOnce was called.
 var binDir string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "herdbook-test-")
-	if err != nil {
+	var err error
+	if binDir, err = os.MkdirTemp("", "herdbook-test-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	code := 1
-	if err := build(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	} else {
-		binDir = dir
-		code = m.Run()
-	}
-	os.RemoveAll(dir)
+	code := m.Run()
+	os.RemoveAll(binDir)
 	os.Exit(code)
 }
 
-func build(dir string) error {
-	out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "herdbook"), ".").CombinedOutput()
+var buildOnce = sync.OnceValue(func() error {
+	out, err := exec.Command("go", "build", "-o", filepath.Join(binDir, "herdbook"), ".").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build the program under test: %w\n%s", err, out)
 	}
 	return nil
-}
+})
 
 func setup(e *testscript.Env) error {
+	if err := buildOnce(); err != nil {
+		return err
+	}
 	if tools, err := filepath.Abs(filepath.Join("..", "..", ".tools", "bin")); err == nil {
 		e.Setenv("PATH", binDir+":"+tools+":"+os.Getenv("PATH"))
 	}
@@ -188,14 +188,14 @@ func freeAddress(ts *testscript.TestScript) string {
 	return l.Addr().String()
 }
 
-// end stops the script's server and waits for it.
-func end(work string, signal syscall.Signal) (ended bool) {
+// end stops the script's server and waits for it; nil when none runs.
+func end(work string, signal syscall.Signal) *os.ProcessState {
 	serversMu.Lock()
 	p := servers[work]
 	delete(servers, work)
 	serversMu.Unlock()
 	if p == nil {
-		return false
+		return nil
 	}
 	_ = p.cmd.Process.Signal(signal)
 	select {
@@ -204,17 +204,20 @@ func end(work string, signal syscall.Signal) (ended bool) {
 		_ = p.cmd.Process.Kill()
 		<-p.done
 	}
-	return true
+	return p.cmd.ProcessState
 }
 
 func stop(ts *testscript.TestScript, _ bool, _ []string) {
-	if !end(ts.Getenv("WORK"), syscall.SIGTERM) {
+	switch state := end(ts.Getenv("WORK"), syscall.SIGTERM); {
+	case state == nil:
 		ts.Fatalf("no server runs")
+	case state.ExitCode() != 0:
+		ts.Fatalf("the server ended with %v:\n%s", state, ts.ReadFile("server.log"))
 	}
 }
 
 func crash(ts *testscript.TestScript, _ bool, _ []string) {
-	if !end(ts.Getenv("WORK"), syscall.SIGKILL) {
+	if end(ts.Getenv("WORK"), syscall.SIGKILL) == nil {
 		ts.Fatalf("no server runs")
 	}
 }
@@ -260,6 +263,32 @@ func receiver(ts *testscript.TestScript, _ bool, args []string) {
 	go func() { _ = server.Serve(l); close(done) }()
 	ts.Defer(func() { server.Close(); <-done; out.Close() })
 	ts.Setenv("HOOK", "http://"+l.Addr().String())
+}
+
+// signed computes each signature anew. Source: Standard Webhooks specification, "Signature scheme".
+func signed(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || neg {
+		ts.Fatalf("usage: signed FILE SECRET")
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(args[1], "whsec_"))
+	ts.Check(err)
+	lines := 0
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		var got struct {
+			Headers http.Header
+			Body    json.RawMessage
+		}
+		ts.Check(json.Unmarshal([]byte(line), &got))
+		mac := hmac.New(sha256.New, key)
+		fmt.Fprintf(mac, "%s.%s.%s", got.Headers.Get("Webhook-Id"), got.Headers.Get("Webhook-Timestamp"), got.Body)
+		if want := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)); got.Headers.Get("Webhook-Signature") != want {
+			ts.Fatalf("signature is %s, want %s, of %s", got.Headers.Get("Webhook-Signature"), want, line)
+		}
+		lines++
+	}
+	if lines == 0 {
+		ts.Fatalf("%s holds no request", args[0])
+	}
 }
 
 func random(ts *testscript.TestScript, _ bool, args []string) {
@@ -322,6 +351,7 @@ func callAPI(ts *testscript.TestScript, neg bool, args []string) {
 	r, err := http.NewRequestWithContext(context.Background(), args[0], ts.Getenv("URL")+args[1], body)
 	ts.Check(err)
 	r.Header.Set("Authorization", "Bearer "+ts.Getenv("HERDBOOK_TOKEN"))
+	r.Header.Set("Content-Type", "application/json")
 	answer, err := http.DefaultClient.Do(r)
 	ts.Check(err)
 	defer answer.Body.Close()

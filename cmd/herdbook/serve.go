@@ -80,6 +80,9 @@ func (c serveCommand) Run(ctx context.Context, t terminal) error {
 	defer listener.Close()
 	if s.public == nil {
 		s.public = &url.URL{Scheme: "http", Host: listener.Addr().String()}
+		if loopback, err := isLoopback(s.Listen); err == nil && !loopback {
+			log.WarnContext(ctx, "public_url is not set: what the server says of its own address may not be where clients reach it", "url", s.public.String())
+		}
 	}
 	srv, err := open(ctx, s, log)
 	if err != nil {
@@ -182,7 +185,7 @@ func (s *server) assemble() error {
 				Lines: pushLines(s.public.Host, page), Pushed: counters.pushed, Log: s.log,
 			}),
 			lfs.New(lfs.Config{Index: index, Blobs: uploads{content}, Lifecycle: s.lifecycle, Signer: lfs.NewSigner(key), PublicURL: s.public, Log: s.log}),
-			oci.New(oci.Config{Index: index, Blobs: content, Log: s.log}),
+			oci.New(oci.Config{Index: index, Blobs: content, PublicURL: s.public, Log: s.log}),
 		},
 	})
 	return nil

@@ -115,11 +115,17 @@ func (s *settings) check() error {
 	if _, err := registry.ParseVisibility(s.DefaultVisibility, ""); err != nil || s.DefaultVisibility == "" {
 		return fmt.Errorf("default_visibility is public, internal or private, not %q", s.DefaultVisibility)
 	}
+	if s.Data == "" {
+		return errors.New("data names no directory")
+	}
+	if s.MaxPlainBytes < 1 || s.MaxPushBytes < 1 {
+		return errors.New("max_plain_bytes and max_push_bytes are numbers of bytes, 1 or more")
+	}
 	if s.PublicURL == "" {
 		return s.checkHooks()
 	}
 	s.public, err = url.Parse(s.PublicURL)
-	if err != nil || (s.public.Scheme != "http" && s.public.Scheme != "https") || s.public.Host == "" || s.public.RawQuery != "" || s.public.User != nil ||
+	if err != nil || (s.public.Scheme != "http" && s.public.Scheme != "https") || s.public.Host == "" || s.public.RawQuery != "" || s.public.Fragment != "" || s.public.User != nil ||
 		strings.Trim(s.public.Path, "/") != "" {
 		return fmt.Errorf("public_url %q is not of the form https://HOST or https://HOST:PORT", s.PublicURL)
 	}

@@ -68,7 +68,7 @@ func New(c Config) (*Sink, error) {
 	return &Sink{Config: c, key: key, client: &http.Client{
 		Transport: &http.Transport{
 			DialContext: dialer.DialContext, TLSHandshakeTimeout: 10 * time.Second,
-			MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second,
+			MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second, MaxResponseHeaderBytes: 64 << 10,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
@@ -81,15 +81,40 @@ func guard(allowPrivate bool) func(network, address string, _ syscall.RawConn) e
 		if err != nil {
 			return errors.New("the address cannot be read")
 		}
-		ip := host.Addr().Unmap()
+		ip := embedded(host.Addr())
 		switch {
-		case ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified():
+		case ip.IsLinkLocalUnicast() || ip.IsMulticast() || never.Contains(ip) || ip == broadcast || ip.IsUnspecified():
 			return fmt.Errorf("%s is never called", ip) // cloud metadata lives there
-		case !allowPrivate && (ip.IsLoopback() || ip.IsPrivate()):
+		case !allowPrivate && (ip.IsLoopback() || ip.IsPrivate() || shared.Contains(ip)):
 			return fmt.Errorf("%s is in a private network; set allow_private on the hook if that is meant", ip)
 		}
 		return nil
 	}
+}
+
+// Source: the IANA special-purpose address registries.
+var (
+	never      = netip.MustParsePrefix("0.0.0.0/8") // this network; 0.0.0.0 reaches this machine
+	broadcast  = netip.MustParseAddr("255.255.255.255")
+	shared     = netip.MustParsePrefix("100.64.0.0/10") // of a provider
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")
+	sixToFour  = netip.MustParsePrefix("2002::/16")
+	compatible = netip.MustParsePrefix("::/96")
+)
+
+// embedded is the IPv4 address that an IPv6 address leads to, if it does, else the address itself.
+func embedded(ip netip.Addr) netip.Addr {
+	ip = ip.Unmap()
+	b := ip.As16()
+	switch {
+	case ip.Is4() || ip.IsLoopback() || ip.IsUnspecified():
+		return ip
+	case nat64.Contains(ip) || compatible.Contains(ip):
+		return netip.AddrFrom4([4]byte(b[12:]))
+	case sixToFour.Contains(ip):
+		return netip.AddrFrom4([4]byte(b[2:6]))
+	}
+	return ip
 }
 
 // cloudEvent is the structured form. Source: CloudEvents 1.0.2, JSON event format, section 3.
@@ -167,7 +192,7 @@ func (s *Sink) Deliver(ctx context.Context, e registry.Event) (int, error) {
 	defer answer.Body.Close()
 	_, _ = io.CopyN(io.Discard, answer.Body, 64<<10) // so that the connection can be used again
 	if answer.StatusCode < 200 || answer.StatusCode > 299 {
-		return answer.StatusCode, fmt.Errorf("the receiver answered %s", answer.Status)
+		return answer.StatusCode, fmt.Errorf("the receiver answered %s", strings.TrimSpace(fmt.Sprint(answer.StatusCode, " ", http.StatusText(answer.StatusCode))))
 	}
 	return answer.StatusCode, nil
 }

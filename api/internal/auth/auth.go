@@ -3,7 +3,8 @@
 // A token comes as a bearer token or as the password of HTTP Basic authentication with any
 // user name, which is what Git, Git LFS and OCI clients send. A request without credentials
 // is anonymous; one with wrong credentials is refused, also where it could read without any,
-// because to go on as somebody else than one thinks is a trap.
+// because to go on as somebody else than one thinks is a trap. OCI clients that were asked for a
+// token and have none bring [Anonymous].
 package auth
 
 import (
@@ -48,6 +49,9 @@ func (a *Authenticator) Identify(r *http.Request) (access.Identity, error) {
 	if err != nil {
 		return access.Identity{}, err
 	}
+	if token == Anonymous {
+		return access.Anonymous(a.AnonymousRead), nil
+	}
 	known, err := a.Tokens.Token(r.Context(), Hash(token))
 	if errors.Is(err, registry.ErrNotFound) {
 		return access.Identity{}, fmt.Errorf("unknown token: %w", registry.ErrUnauthenticated)
@@ -56,6 +60,18 @@ func (a *Authenticator) Identify(r *http.Request) (access.Identity, error) {
 		return access.Identity{}, err
 	}
 	return access.Identity{Name: known.Owner, Role: access.Admin, TokenID: known.ID}, nil
+}
+
+// Anonymous is the token of a caller without credentials, where a protocol wants one.
+const Anonymous = "anonymous"
+
+// TokenOf is the token that a request brought; Anonymous when it brought none.
+func TokenOf(r *http.Request) string {
+	token, err := credentials(r, r.Header.Get("Authorization"))
+	if err != nil {
+		return Anonymous
+	}
+	return token
 }
 
 func credentials(r *http.Request, header string) (string, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 
@@ -77,6 +78,9 @@ func ModelName(c echo.Context) (registry.ModelName, error) {
 // Param is a parameter of the path, percent-decoded once. Only a parameter that may hold a
 // slash is read with it; all others are parsed as they are, and no grammar has a '%' in it.
 func Param(c echo.Context, name string) (string, error) {
+	if strings.Contains(c.Param(name), "/") { // echo lets the last parameter of a path run on to its end
+		return "", registry.Invalid(name, "%s is one part of the path: a slash in it is written as %%2F", name)
+	}
 	if c.Request().URL.RawPath == "" {
 		return c.Param(name), nil // net/url decoded it already, and nothing was lost by that
 	}
@@ -87,18 +91,55 @@ func Param(c echo.Context, name string) (string, error) {
 	return value, nil
 }
 
+// PublicURL is where the client of a request reaches the server: where the operator says, or, when
+// that is only that the server listens on all addresses, where the client called it.
+func PublicURL(c echo.Context, configured *url.URL) *url.URL {
+	u := *configured
+	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.IsUnspecified() && c.Request().Host != "" {
+		u.Host = c.Request().Host
+	}
+	return &u
+}
+
 // Writer is a response for big bodies: it hands an *os.File through to the connection, so that
 // the kernel sends it, which echo's own response does not.
 type Writer struct{ *echo.Response }
+
+// ranger is content that is composed while it is sent, and that knows how to hand the files it is
+// composed of to the connection; see [github.com/herdbook/herdbook/registry/modelpack.Layer].
+type ranger interface {
+	io.Seeker
+	WriteRange(w io.Writer, offset, length int64) error
+}
 
 // ReadFrom implements io.ReaderFrom.
 func (w Writer) ReadFrom(r io.Reader) (int64, error) {
 	if !w.Committed {
 		w.WriteHeader(http.StatusOK)
 	}
+	// This is how http.ServeContent asks for a part of something.
+	if part, ok := r.(*io.LimitedReader); ok {
+		if content, ok := part.R.(ranger); ok {
+			return w.sendRange(content, part)
+		}
+	}
 	n, err := io.Copy(w.Response.Writer, r)
 	w.Size += n
 	return n, err
+}
+
+// sendRange sends content from where it stands on.
+func (w Writer) sendRange(content ranger, part *io.LimitedReader) (int64, error) {
+	start, err := content.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0, err
+	}
+	err = content.WriteRange(w.Response.Writer, start, part.N)
+	end, seekErr := content.Seek(0, io.SeekCurrent)
+	n := end - start
+	part.N -= n
+	w.Size += n
+	return n, errors.Join(err, seekErr)
 }
 
 var _ io.ReaderFrom = Writer{}

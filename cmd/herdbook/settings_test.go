@@ -1,0 +1,185 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func write(t *testing.T, text string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestSettingsOrder(t *testing.T) {
+	tests := []struct {
+		name, file, environment string
+		flags                   map[string]any
+		want                    string // of listen
+	}{
+		{"default", "", "", nil, "127.0.0.1:8080"},
+		{"file", "listen: 127.0.0.1:1", "", nil, "127.0.0.1:1"},
+		{"variable before file", "listen: 127.0.0.1:1", "127.0.0.1:2", nil, "127.0.0.1:2"},
+		{"flag before variable", "listen: 127.0.0.1:1", "127.0.0.1:2", map[string]any{"listen": "127.0.0.1:3"}, "127.0.0.1:3"},
+		{"flag before file", "listen: 127.0.0.1:1", "", map[string]any{"listen": "127.0.0.1:3"}, "127.0.0.1:3"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			file := ""
+			if test.file != "" {
+				file = write(t, test.file)
+			}
+			if test.environment != "" {
+				t.Setenv("HERDBOOK_LISTEN", test.environment)
+			}
+			s, err := readSettings(file, test.flags)
+			if err != nil || s.Listen != test.want {
+				t.Errorf("listen = %q, %v, want %q", s.Listen, err, test.want)
+			}
+		})
+	}
+}
+
+func TestSettingsDefaults(t *testing.T) {
+	t.Setenv("HERDBOOK_TOKEN", "of the command line's")
+	t.Setenv("HERDBOOK_URL", "http://example.org")
+	s, err := readSettings("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprint(s.Listen, s.Data, s.PublicURL, s.AnonymousRead, s.InsecureNoAuth, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LogLevel, s.Hooks)
+	if want := fmt.Sprint("127.0.0.1:8080", "./herdbook-data", "", "on", false, "public", 10<<20, int64(4)<<30, "info", []hookSettings(nil)); got != want {
+		t.Errorf("defaults = %s, want %s as docs/operations.md says", got, want)
+	}
+}
+
+func TestSettingsEveryKey(t *testing.T) {
+	file := write(t, `
+listen: 0.0.0.0:9000
+data: /srv/herdbook
+public_url: https://models.example.org/
+anonymous_read: auto
+default_visibility: private
+max_plain_bytes: 1024
+max_push_bytes: 1048576
+log_level: warn
+hooks:
+  - name: notify
+    type: webhook
+    url: https://ops.example.org/hook
+    secret_file: /etc/secret
+    models: ["acme/*"]
+    events: [environment.promoted]
+    allow_private: true
+`)
+	t.Setenv("HERDBOOK_MAX_PLAIN_BYTES", "2048")
+	s, err := readSettings(file, map[string]any{"insecure_no_auth": false})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprint(s.Listen, s.Data, s.public, s.AnonymousRead, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LogLevel, s.Hooks)
+	want := fmt.Sprint("0.0.0.0:9000", "/srv/herdbook", "https://models.example.org/", "off", "private", 2048, 1048576, "warn",
+		[]hookSettings{{"notify", "webhook", "https://ops.example.org/hook", "/etc/secret", "", true, []string{"acme/*"}, []string{"environment.promoted"}}})
+	if got != want {
+		t.Errorf("settings = %s, want %s", got, want)
+	}
+}
+
+func TestSettingsRefused(t *testing.T) {
+	hook := func(lines string) string {
+		return "hooks:\n  - name: notify\n    type: webhook\n    url: https://example.org\n    secret_env: SECRET\n" + lines
+	}
+	tests := []struct {
+		name, file, want string
+		flags            map[string]any
+	}{
+		{"unknown key", "lisen: 127.0.0.1:0", "lisen", nil},
+		{"unknown key of a hook", hook("    secert: x\n"), "secert", nil},
+		{"secret in the file", hook("    secret: x\n"), "secret", nil},
+		{"not YAML", "listen: [", "configuration", nil},
+		{"wrong type", "max_plain_bytes: many", "max_plain_bytes", nil},
+		{"no bytes", "max_plain_bytes: 0", "max_plain_bytes", nil},
+		{"less than none", "max_push_bytes: -1", "max_push_bytes", nil},
+		{"no directory", `data: ""`, "data", nil},
+		{"no port", "listen: 127.0.0.1", "HOST:PORT", nil},
+		{"only a port", "listen: 8080", "HOST:PORT", nil},
+		{"mode that is none", "anonymous_read: maybe", "anonymous_read", nil},
+		{"visibility that is none", "default_visibility: all", "default_visibility", nil},
+		{"no visibility", `default_visibility: ""`, "default_visibility", nil},
+		{"everybody may do everything, for all", "", "refused", map[string]any{"listen": "0.0.0.0:0", "insecure_no_auth": true}},
+		{"the same for all addresses", "", "refused", map[string]any{"listen": ":0", "insecure_no_auth": true}},
+		{"the same for IPv6", "", "refused", map[string]any{"listen": "[::]:0", "insecure_no_auth": true}},
+		{"the same by name", "", "refused", map[string]any{"listen": "example.org:0", "insecure_no_auth": true}},
+		{"address without a scheme", "public_url: models.example.org", "public_url", nil},
+		{"address of another scheme", "public_url: ftp://models.example.org", "public_url", nil},
+		{"address with a path", "public_url: https://example.org/models", "public_url", nil},
+		{"address with a query", "public_url: https://example.org?a", "public_url", nil},
+		{"address with a fragment", `public_url: "https://example.org#a"`, "public_url", nil},
+		{"address with a password", "public_url: https://a:b@example.org", "public_url", nil},
+		{"address without a host", "public_url: https://", "public_url", nil},
+		{"hook without a name", strings.Replace(hook(""), "name: notify", `name: ""`, 1), "hooks[0]", nil},
+		{"hook with a bad name", strings.Replace(hook(""), "notify", "Notify", 1), "lower-case", nil},
+		{"hook of another type", strings.Replace(hook(""), "webhook", "carrier-pigeon", 1), "carrier-pigeon", nil},
+		{"hook without a secret", strings.Replace(hook(""), "    secret_env: SECRET\n", "", 1), "secret_file", nil},
+		{"hook with two secrets", hook("    secret_file: /x\n"), "secret_file", nil},
+		{"hook with a bad pattern", hook("    models: [\"[\"]\n"), "pattern", nil},
+		{"hook for an event that is none", hook("    events: [version.eaten]\n"), "version.eaten", nil},
+		{"two hooks of one name", hook("") + strings.TrimPrefix(hook(""), "hooks:\n"), "two hooks", nil},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			file := ""
+			if test.file != "" {
+				file = write(t, test.file)
+			}
+			_, err := readSettings(file, test.flags)
+			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("readSettings = %v, want an error of one line that says %q", err, test.want)
+			}
+		})
+	}
+	if _, err := readSettings(filepath.Join(t.TempDir(), "none.yaml"), nil); err == nil || !strings.Contains(err.Error(), "none.yaml") {
+		t.Errorf("readSettings of a file that is not there = %v, want an error that names it", err)
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	for listen, want := range map[string]bool{
+		"127.0.0.1:0": true, "127.8.7.6:80": true, "[::1]:0": true, "localhost:0": true, "[::ffff:127.0.0.1]:0": true,
+		"0.0.0.0:0": false, ":0": false, "[::]:0": false, "192.168.0.1:0": false, "localhost.example.org:0": false, "127.0.0.1.example.org:0": false,
+	} {
+		if got, err := isLoopback(listen); got != want || err != nil {
+			t.Errorf("isLoopback(%q) = %v, %v, want %v", listen, got, err, want)
+		}
+		s, err := readSettings("", map[string]any{"listen": listen})
+		if err != nil || (s.AnonymousRead == "on") != want {
+			t.Errorf("anonymous_read auto with listen %s = %q, %v; want on: %v", listen, s.AnonymousRead, err, want)
+		}
+	}
+}
+
+func TestHookSecret(t *testing.T) {
+	t.Setenv("HOOK_SECRET", "from the environment")
+	file := write(t, "from a file\n")
+	for _, test := range []struct {
+		hook    hookSettings
+		want    string
+		problem string
+	}{
+		{hookSettings{Name: "a", SecretEnv: "HOOK_SECRET"}, "from the environment", ""},
+		{hookSettings{Name: "a", SecretFile: file}, "from a file", ""},
+		{hookSettings{Name: "a", SecretEnv: "HOOK_SECRET_NOT_SET"}, "", "HOOK_SECRET_NOT_SET is not set"},
+		{hookSettings{Name: "a", SecretFile: file + ".none"}, "", "hook a: secret"},
+	} {
+		got, err := test.hook.secret()
+		if got != test.want || (err == nil) != (test.problem == "") || (err != nil && !strings.Contains(err.Error(), test.problem)) {
+			t.Errorf("secret of %+v = %q, %v; want %q, %q", test.hook, got, err, test.want, test.problem)
+		}
+	}
+}
