@@ -85,14 +85,17 @@ func ImageRepository(modelID string) string { return modelID + "/image" }
 
 // Ref is a ref as Git has it.
 type Ref struct {
-	Name   string
-	ID     ObjectID
-	Peeled ObjectID // what an annotated tag points to in the end; ID for all else
+	Name string // in full: refs/heads/main
+	ID   ObjectID
+	// Peeled is what an annotated tag leads to, or ID when the ref names no tag object. It is a
+	// commit, but for odd tags of files or directories.
+	Peeled ObjectID
 }
 
 // Commit is a Git commit.
 type Commit struct {
 	ID        ObjectID
+	Tree      ObjectID
 	Parents   []ObjectID
 	Author    Signature
 	Committer Signature
@@ -106,39 +109,42 @@ type Signature struct {
 	At    time.Time
 }
 
-// TagObject is an annotated tag.
+// TagObject is what an annotated tag consists of beside its ref.
 type TagObject struct {
+	ID      ObjectID
+	Target  ObjectID // what it was put on, perhaps another tag object
+	Name    string
 	Tagger  Signature
-	Message string
+	Message string // without a PGP signature
 }
 
 // FileMode says what an entry of a tree is.
-type FileMode int
+type FileMode string
 
-// The modes of entries.
+// The modes that Git knows, but for directories.
 const (
-	Regular FileMode = iota
-	Executable
-	Symlink
-	Submodule
+	Regular    FileMode = "regular file"
+	Executable FileMode = "executable file"
+	Symlink    FileMode = "symbolic link" // the content is where it leads to, which may be anywhere
+	Submodule  FileMode = "submodule"     // the ID is a commit elsewhere
 )
 
-// TreeEntry is a file of a commit's tree.
+// TreeEntry is one file of a commit.
 type TreeEntry struct {
-	Path      string
+	Path      string // with slashes; any bytes but NUL
 	Mode      FileMode
 	ID        ObjectID
-	SizeBytes int64 // 0 for a submodule
+	SizeBytes int64 // of the blob; 0 for a submodule
 }
 
-// RecordCommit is one commit that the server adds to a ref of its own.
+// RecordCommit is one commit that the server writes on top of one of its own refs, which is made
+// if it does not exist.
 type RecordCommit struct {
 	Ref     string
 	Message string
-	Author  string
-	At      time.Time
-	Files   map[string][]byte   // path -> content, added or replaced
-	Notes   map[ObjectID][]byte // annotated object -> the whole note
+	Author  Signature           // also the committer, so that the same records make the same commits
+	Files   map[string][]byte   // by path, added to those of the ref or replacing them
+	Notes   map[ObjectID][]byte // what the ref, one below refs/notes/, says about commits; each replaces an earlier one
 }
 
 // BlobInfo is a blob that was stored.

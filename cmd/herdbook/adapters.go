@@ -49,7 +49,7 @@ func (r repositories) HasCommit(ctx context.Context, name registry.ModelName, id
 func (r repositories) OpenFile(ctx context.Context, name registry.ModelName, commit registry.ObjectID, path string) (io.ReadCloser, int64, error) {
 	repo := r.store.Repository(name)
 	entry, err := repo.File(ctx, commit, path)
-	if err == nil && entry.Mode != gitrepo.Regular && entry.Mode != gitrepo.Executable {
+	if err == nil && entry.Mode != registry.Regular && entry.Mode != registry.Executable {
 		err = fmt.Errorf("%q is no file: %w", path, registry.ErrNotFound)
 	}
 	if err != nil {
@@ -69,78 +69,6 @@ func (r repository) Sync(ctx context.Context, updates []registry.RefUpdate) erro
 		return r.store.SyncAll(ctx)
 	}
 	return r.Repository.Sync(ctx, updates)
-}
-
-func (r repository) Refs(ctx context.Context) ([]registry.Ref, error) {
-	found, err := r.Repository.Refs(ctx)
-	refs := make([]registry.Ref, len(found))
-	for i, f := range found {
-		refs[i] = registry.Ref(f)
-	}
-	return refs, err
-}
-
-func (r repository) Commit(ctx context.Context, id registry.ObjectID) (registry.Commit, error) {
-	c, err := r.Repository.Commit(ctx, id)
-	return registry.Commit{ID: c.ID, Parents: c.Parents, Author: registry.Signature(c.Author), Committer: registry.Signature(c.Committer), Message: c.Message}, err
-}
-
-func (r repository) WriteRecords(ctx context.Context, commits []registry.RecordCommit) error {
-	out := make([]gitrepo.RecordCommit, len(commits))
-	for i, c := range commits {
-		out[i] = gitrepo.RecordCommit{Ref: c.Ref, Message: c.Message, Author: gitrepo.Person{Name: c.Author, Email: c.Author + "@herdbook", At: c.At}, Files: c.Files, Notes: c.Notes}
-	}
-	return r.Repository.WriteRecords(ctx, out)
-}
-
-func (r repository) SetRef(ctx context.Context, ref string, id registry.ObjectID) error {
-	return errors.New("not yet")
-}
-
-func (r repository) Tag(ctx context.Context, id registry.ObjectID) (registry.TagObject, error) {
-	o, err := r.TagObject(ctx, id)
-	return registry.TagObject{Tagger: registry.Signature(o.Tagger), Message: o.Message}, err
-}
-
-func (r repository) Files(ctx context.Context, commit registry.ObjectID) ([]registry.TreeEntry, error) {
-	var files []registry.TreeEntry
-	for entry, err := range r.Repository.Files(ctx, commit) {
-		if err != nil {
-			return nil, err
-		}
-		mode := map[gitrepo.Mode]registry.FileMode{gitrepo.Regular: registry.Regular, gitrepo.Executable: registry.Executable, gitrepo.Symlink: registry.Symlink, gitrepo.Submodule: registry.Submodule}[entry.Mode]
-		files = append(files, registry.TreeEntry{Path: entry.Path, Mode: mode, ID: entry.ID, SizeBytes: entry.Size})
-	}
-	return files, nil
-}
-
-func (r repository) ReadFile(ctx context.Context, commit registry.ObjectID, path string, maxBytes int64) ([]byte, registry.ObjectID, error) {
-	entry, err := r.File(ctx, commit, path)
-	if err != nil {
-		return nil, "", err
-	}
-	data, err := r.Repository.ReadFile(ctx, commit, path, maxBytes)
-	return data, entry.ID, err
-}
-
-func (r repository) OpenBlob(ctx context.Context, id registry.ObjectID) (io.ReadCloser, error) {
-	content, _, err := r.Repository.OpenBlob(ctx, id)
-	return content, err
-}
-
-func (r repository) NearestAncestors(ctx context.Context, from registry.ObjectID, wanted map[registry.ObjectID]bool) ([]registry.ObjectID, error) {
-	if wanted[from] {
-		return []registry.ObjectID{from}, nil
-	}
-	return r.Ancestors(ctx, from, func(id registry.ObjectID) bool { return wanted[id] })
-}
-
-func (r repository) RecordTip(ctx context.Context, ref string) (string, error) {
-	message, _, err := r.Repository.RecordTip(ctx, ref)
-	if errors.Is(err, registry.ErrNotFound) {
-		return "", nil
-	}
-	return message, err
 }
 
 // transport is the store of Git repositories as the doors for Git want it.

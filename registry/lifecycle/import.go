@@ -185,20 +185,31 @@ func (i *importer) decode(data []byte) (registry.Record, error) {
 	return record, nil
 }
 
+func (i *importer) files(ctx context.Context, commit registry.ObjectID) ([]registry.TreeEntry, error) {
+	var files []registry.TreeEntry
+	for f, err := range i.repo.Files(ctx, commit) {
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
 // versions reads what was published, with the bytes of the documents.
 func (i *importer) versions(ctx context.Context) error {
 	tip, ok := i.refs[registry.VersionsRef]
 	if !ok {
 		return nil
 	}
-	files, err := i.repo.Files(ctx, tip.ID)
+	files, err := i.files(ctx, tip.ID)
 	if err != nil {
 		return err
 	}
 	// The record of a version sorts behind that of its image, which needs it.
 	slices.SortFunc(files, func(a, b registry.TreeEntry) int { return compareText(b.Path, a.Path) })
 	for _, f := range files {
-		data, _, err := i.repo.ReadFile(ctx, tip.ID, f.Path, maxRecordBytes)
+		data, err := i.repo.ReadFile(ctx, tip.ID, f.Path, maxRecordBytes)
 		if err != nil {
 			return err
 		}
@@ -241,7 +252,7 @@ func (i *importer) environment(ctx context.Context, tip registry.ObjectID) error
 		}
 	}
 	for _, id := range slices.Backward(commits) {
-		data, _, err := i.repo.ReadFile(ctx, id, recordName, maxRecordBytes)
+		data, err := i.repo.ReadFile(ctx, id, recordName, maxRecordBytes)
 		if err != nil {
 			return err
 		}
@@ -258,7 +269,7 @@ func (i *importer) evaluations(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	files, err := i.repo.Files(ctx, tip.ID)
+	files, err := i.files(ctx, tip.ID)
 	if err != nil {
 		return err
 	}
@@ -267,7 +278,7 @@ func (i *importer) evaluations(ctx context.Context) error {
 	}
 	var all []registry.Evaluation
 	for _, f := range files {
-		data, _, err := i.repo.ReadFile(ctx, tip.ID, f.Path, maxRecordBytes)
+		data, err := i.repo.ReadFile(ctx, tip.ID, f.Path, maxRecordBytes)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"io"
+	"iter"
 	"log/slog"
 	"sync"
 	"time"
@@ -88,24 +89,32 @@ type Repository interface {
 	HEAD() (branch string, err error)
 	// SetHEAD points HEAD to a branch.
 	SetHEAD(ctx context.Context, branch string) error
-	// SetRef points a ref to an object that the repository holds, whatever it pointed to.
+	// SetRef points a ref to an object, whatever it pointed to, durably. It is
+	// registry.ErrNotFound when the repository does not hold the object.
 	SetRef(ctx context.Context, ref string, id registry.ObjectID) error
-	// WriteRecords adds commits to refs of the server.
+	// WriteRecords adds commits to refs of the server, durably.
 	WriteRecords(ctx context.Context, commits []registry.RecordCommit) error
+	// Signature differs whenever a ref differs from what it was at the last call.
+	Signature(ctx context.Context) (string, error)
+	// Repack joins packs when there are many; it does nothing while something is written.
+	Repack(ctx context.Context) (repacked bool, err error)
 }
 
 type reader interface {
 	Refs(ctx context.Context) ([]registry.Ref, error)
 	Commit(ctx context.Context, id registry.ObjectID) (registry.Commit, error)
-	Tag(ctx context.Context, id registry.ObjectID) (registry.TagObject, error)
-	Files(ctx context.Context, commit registry.ObjectID) ([]registry.TreeEntry, error)
-	ReadFile(ctx context.Context, commit registry.ObjectID, path string, maxBytes int64) ([]byte, registry.ObjectID, error)
-	OpenBlob(ctx context.Context, id registry.ObjectID) (io.ReadCloser, error)
-	// NearestAncestors walks from a commit to its parents and gives the first commits on each
-	// way that wanted holds, the start among them.
-	NearestAncestors(ctx context.Context, from registry.ObjectID, wanted map[registry.ObjectID]bool) ([]registry.ObjectID, error)
-	// RecordTip is the message of the newest commit of a ref of the server; empty without one.
-	RecordTip(ctx context.Context, ref string) (message string, err error)
+	TagObject(ctx context.Context, id registry.ObjectID) (registry.TagObject, error)
+	// Files are all files of a commit, by path. An error is the last that it yields.
+	Files(ctx context.Context, commit registry.ObjectID) iter.Seq2[registry.TreeEntry, error]
+	File(ctx context.Context, commit registry.ObjectID, path string) (registry.TreeEntry, error)
+	ReadFile(ctx context.Context, commit registry.ObjectID, path string, maxBytes int64) ([]byte, error)
+	OpenBlob(ctx context.Context, id registry.ObjectID) (content io.ReadCloser, sizeBytes int64, err error)
+	// Ancestors walks from a commit to its parents and gives the first commits on each way at
+	// which stop says so.
+	Ancestors(ctx context.Context, from registry.ObjectID, stop func(registry.ObjectID) bool) ([]registry.ObjectID, error)
+	// RecordTip is the newest commit of a ref of the server and its message, or
+	// registry.ErrNotFound.
+	RecordTip(ctx context.Context, ref string) (message string, id registry.ObjectID, err error)
 }
 
 // Blobs is the content-addressed store.
@@ -148,8 +157,9 @@ type Service struct {
 	locks locks
 	wake  chan struct{} // pokes the background work; see Run
 
-	mu     sync.Mutex
-	active map[string]bool // pushes whose refs may still move, by id
+	mu         sync.Mutex
+	active     map[string]bool   // pushes whose refs may still move, by id
+	signatures map[string]string // of the repositories as they were reconciled last, by model id
 }
 
 // New assembles a Service.
@@ -180,7 +190,7 @@ func New(c Config) (*Service, error) {
 		// is answered after a rebuild.
 		c.Now = func() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 	}
-	return &Service{Config: c, gates: judge, wake: make(chan struct{}, 1), active: map[string]bool{}}, nil
+	return &Service{Config: c, gates: judge, wake: make(chan struct{}, 1), active: map[string]bool{}, signatures: map[string]string{}}, nil
 }
 
 // Request is who asks for a step, and how to recognise that it was asked before.

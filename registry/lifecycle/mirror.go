@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -224,8 +225,8 @@ func (w *mirrorWriter) commitVersion(ctx context.Context, mark registry.Mark, by
 func (w *mirrorWriter) there(ctx context.Context, ref string, mark registry.Mark) (bool, error) {
 	tip, known := w.tips[ref]
 	if !known {
-		message, err := w.repo.RecordTip(ctx, ref)
-		if err != nil {
+		message, _, err := w.repo.RecordTip(ctx, ref)
+		if err != nil && !errors.Is(err, registry.ErrNotFound) {
 			return false, err
 		}
 		tip = parsePlace(message, w.journal)
@@ -234,12 +235,17 @@ func (w *mirrorWriter) there(ctx context.Context, ref string, mark registry.Mark
 	return !tip.before(place{mark.Seq, mark.Place}), nil
 }
 
+// signature is how a caller of the server signs a commit.
+func signature(actor string, at time.Time) registry.Signature {
+	return registry.Signature{Name: actor, Email: actor + "@herdbook", At: at}
+}
+
 func (w *mirrorWriter) commitTo(ctx context.Context, ref string, mark registry.Mark, author, message string, files map[string][]byte) error {
 	if there, err := w.there(ctx, ref, mark); err != nil || there {
 		return err
 	}
 	w.commits = append(w.commits, registry.RecordCommit{
-		Ref: ref, Author: author, At: mark.At, Files: files,
+		Ref: ref, Author: signature(author, mark.At), Files: files,
 		Message: message + "\n\n" + place{mark.Seq, mark.Place}.trailer(w.journal) + "\n",
 	})
 	return nil
@@ -267,7 +273,7 @@ func (w *mirrorWriter) addNotes(ctx context.Context) error {
 		notes[commit] = note.Bytes()
 	}
 	w.commits = append(w.commits, registry.RecordCommit{
-		Ref: registry.EvaluationNotesRef, Author: "herdbook", At: w.noteAt.At, Notes: notes,
+		Ref: registry.EvaluationNotesRef, Author: signature("herdbook", w.noteAt.At), Notes: notes,
 		Message: "record evaluations\n\n" + place{w.noteAt.Seq, w.noteAt.Place}.trailer(w.journal) + "\n",
 	})
 	return nil

@@ -38,6 +38,7 @@ func (r *reconciliation) publish(ctx context.Context, tag registry.Tag, ref regi
 	switch err := p.build(ctx); {
 	case errors.Is(err, errIncomplete):
 		// Not announced: the next reconciliation tries again.
+		r.report.Pending = true
 		r.note("%s is not published: %v", tag, err)
 		r.Log.WarnContext(ctx, "a version cannot be published", "model", r.m.Name, "version", tag, "reason", err.Error())
 		return nil
@@ -71,6 +72,9 @@ type publication struct {
 
 func (p *publication) build(ctx context.Context) error {
 	commit, err := p.repo.Commit(ctx, p.ref.Peeled)
+	if errors.Is(err, registry.ErrNotFound) {
+		return fmt.Errorf("it names no commit: %w", errIncomplete)
+	}
 	if err != nil {
 		return err
 	}
@@ -80,7 +84,7 @@ func (p *publication) build(ctx context.Context) error {
 	}
 	source := modelpack.Source{Model: p.m.Name, Tag: p.tag, Commit: commit.ID, CreatedAt: commit.Committer.At, Author: commit.Author.Name}
 	if p.ref.ID != p.ref.Peeled {
-		object, err := p.repo.Tag(ctx, p.ref.ID)
+		object, err := p.repo.TagObject(ctx, p.ref.ID)
 		if err != nil {
 			return err
 		}
@@ -106,13 +110,12 @@ func (p *publication) build(ctx context.Context) error {
 // gather lists the files of the version: an LFS pointer gives digest and size at once, a plain
 // file is put into the store.
 func (p *publication) gather(ctx context.Context) error {
-	entries, err := p.repo.Files(ctx, p.version.Commit)
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
+	for entry, err := range p.repo.Files(ctx, p.version.Commit) {
+		if err != nil {
+			return err
+		}
 		if entry.Mode == registry.Symlink || entry.Mode == registry.Submodule {
-			p.warn("%s is a %s and is not part of the artifact", entry.Path, map[registry.FileMode]string{registry.Symlink: "symbolic link", registry.Submodule: "submodule"}[entry.Mode])
+			p.warn("%s is a %s and is not part of the artifact", entry.Path, entry.Mode)
 			continue
 		}
 		if why := modelpack.BadPath(entry.Path); why != "" {
@@ -144,7 +147,7 @@ func (p *publication) warn(format string, args ...any) {
 
 func (p *publication) file(ctx context.Context, entry registry.TreeEntry) (registry.File, error) {
 	f := registry.File{Path: entry.Path, Executable: entry.Mode == registry.Executable}
-	content, err := p.repo.OpenBlob(ctx, entry.ID)
+	content, _, err := p.repo.OpenBlob(ctx, entry.ID)
 	if err != nil {
 		return f, err
 	}
@@ -177,7 +180,7 @@ func (p *publication) owned(ctx context.Context, f registry.File) error {
 }
 
 func (p *publication) readCard(ctx context.Context) error {
-	data, _, err := p.repo.ReadFile(ctx, p.version.Commit, card.File, maxCardBytes)
+	data, err := p.repo.ReadFile(ctx, p.version.Commit, card.File, maxCardBytes)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		return nil
@@ -256,7 +259,7 @@ func (p *publication) lineage(ctx context.Context) ([]registry.LineageEdge, erro
 	if !previous.IsZero() {
 		edges = append(edges, registry.LineageEdge{From: self, To: registry.VersionNodeID(p.m.ID, previous), Kind: registry.DerivedFrom, Relation: registry.Previous})
 	}
-	ancestors, err := p.repo.NearestAncestors(ctx, p.version.Commit, commits)
+	ancestors, err := p.repo.Ancestors(ctx, p.version.Commit, func(id registry.ObjectID) bool { return commits[id] })
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ type Report struct {
 	Promoted  []registry.EnvironmentChange
 	Policy    *registry.PolicyState // the policy in force, when it changed
 	Notes     []string              // what the user should know besides
+	Pending   bool                  // a version cannot be published yet
 }
 
 // PublishedVersion is a version that came to be, with the verdict of each environment.
@@ -296,7 +297,11 @@ func (s *Service) readPolicy(ctx context.Context, repo Repository, head registry
 	if head == "" {
 		return state, nil // the branch was deleted, and with it the policy
 	}
-	data, blob, err := repo.ReadFile(ctx, head, registry.PolicyFile, maxPolicyBytes)
+	file, err := repo.File(ctx, head, registry.PolicyFile)
+	var data []byte
+	if err == nil {
+		data, err = repo.ReadFile(ctx, head, registry.PolicyFile, maxPolicyBytes)
+	}
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
 		return state, nil
@@ -306,7 +311,7 @@ func (s *Service) readPolicy(ctx context.Context, repo Repository, head registry
 	case err != nil:
 		return state, err
 	}
-	state.Blob = blob
+	state.Blob = file.ID
 	policy, err := card.ParsePolicy(data, s.gates.Check)
 	if err != nil {
 		state.Problem = err.Error()
@@ -333,7 +338,13 @@ func (r *reconciliation) version(ctx context.Context, tag registry.Tag) error {
 	}
 	r.Log.WarnContext(ctx, "a published version's tag was moved outside of the server and is put back",
 		"model", r.m.Name, "version", tag, "found", r.refs[name].ID, "published", want)
-	return r.repo.SetRef(ctx, name, want)
+	if err := r.repo.SetRef(ctx, name, want); !errors.Is(err, registry.ErrNotFound) {
+		return err
+	}
+	// Somebody deleted the objects too. The artifact is whole; the rest of the model goes on.
+	r.Log.ErrorContext(ctx, "the tag of a published version cannot be put back: its object is gone from the repository; push it again or restore a backup",
+		"model", r.m.Name, "version", tag, "object", want)
+	return nil
 }
 
 func publishedTags(published []PublishedVersion) []registry.Tag {

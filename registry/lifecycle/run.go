@@ -28,13 +28,48 @@ func (s *Service) sweep(ctx context.Context) error {
 		return err
 	}
 	for _, m := range models {
-		if _, err := s.Reconcile(ctx, m.ID); err != nil && !errors.Is(err, registry.ErrNotFound) {
+		if err := s.lookAt(ctx, m); err != nil && !errors.Is(err, registry.ErrNotFound) {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			s.Log.ErrorContext(ctx, "a model cannot be reconciled", "model", m.Name, "error", err.Error())
 		}
 	}
+	return nil
+}
+
+// lookAt reconciles a model if one of its refs is another than at the last look, and tidies its
+// repository.
+func (s *Service) lookAt(ctx context.Context, m registry.Model) error {
+	repo, err := s.Repositories.Open(ctx, m.Name)
+	if err != nil {
+		return err
+	}
+	// Before reconciling, so that a ref that moves meanwhile is seen the next time.
+	signature, err := repo.Signature(ctx)
+	if err != nil {
+		return err
+	}
+	intents, err := s.Index.Intents(ctx, m.ID)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	same := s.signatures[m.ID] == signature
+	s.mu.Unlock()
+	if same && len(intents) == 0 {
+		return nil
+	}
+	report, err := s.Reconcile(ctx, m.ID)
+	if err != nil || report.Pending {
+		return err
+	}
+	if _, err := repo.Repack(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signatures[m.ID] = signature
 	return nil
 }
 

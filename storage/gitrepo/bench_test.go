@@ -174,7 +174,7 @@ func BenchmarkWriteRecords(b *testing.B) {
 	i := 0
 	for b.Loop() {
 		i++
-		err := s.repo().WriteRecords(b.Context(), []gitrepo.RecordCommit{
+		err := s.repo().WriteRecords(b.Context(), []registry.RecordCommit{
 			{Ref: registry.VersionsRef, Message: "published", Author: ada, Files: map[string][]byte{"v1.json": fmt.Append(nil, i)}},
 			{Ref: registry.EvaluationNotesRef, Message: "evaluated", Author: ada, Notes: map[registry.ObjectID][]byte{head: fmt.Append(nil, i)}},
 		})

@@ -93,7 +93,7 @@ func TestMirrorHasRecords(t *testing.T) {
 	c := newClient(t)
 	w := c.work(s, 1)
 	w.git("push", "-q", "origin", "main")
-	err := s.repo().WriteRecords(t.Context(), []gitrepo.RecordCommit{
+	err := s.repo().WriteRecords(t.Context(), []registry.RecordCommit{
 		{Ref: registry.VersionsRef, Message: "published", Author: ada},
 		{Ref: registry.EvaluationNotesRef, Message: "evaluated", Author: ada, Notes: map[registry.ObjectID][]byte{w.rev("HEAD"): []byte("{}\n")}},
 	})

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
@@ -22,65 +21,11 @@ import (
 	"github.com/herdbook/herdbook/registry"
 )
 
-// Ref is a branch, a tag or another ref.
-type Ref struct {
-	Name string // in full: refs/heads/main
-	ID   registry.ObjectID
-	// Peeled is what an annotated tag leads to, or ID when the ref names no tag object. It is a commit, but for odd
-	// tags of files or directories.
-	Peeled registry.ObjectID
-}
-
-// Person is who wrote a commit or a tag, and when.
-type Person struct {
-	Name  string
-	Email string
-	At    time.Time
-}
-
-// Commit is a commit.
-type Commit struct {
-	ID        registry.ObjectID
-	Tree      registry.ObjectID
-	Parents   []registry.ObjectID
-	Author    Person
-	Committer Person
-	Message   string
-}
-
-// TagObject is what an annotated tag consists of beside its ref.
-type TagObject struct {
-	ID      registry.ObjectID
-	Target  registry.ObjectID // what it was put on, perhaps another tag object
-	Name    string
-	Tagger  Person
-	Message string // without a PGP signature
-}
-
-// Mode says what an entry of a tree is.
-type Mode string
-
-// The modes that Git knows, but for directories.
-const (
-	Regular    Mode = "regular"
-	Executable Mode = "executable"
-	Symlink    Mode = "symlink"   // the content is where it leads to, which may be anywhere
-	Submodule  Mode = "submodule" // the ID is a commit elsewhere
-)
-
-// TreeEntry is one file of a commit.
-type TreeEntry struct {
-	Path string // with slashes; any bytes but NUL
-	Mode Mode
-	ID   registry.ObjectID
-	Size int64 // of the blob, in bytes; 0 for a submodule
-}
-
 // Refs returns all refs in order of their names. One that somebody made beside the server may have a name that
 // [registry.ValidRefName] does not accept, such as refs/stash.
 //
 // Git lists them, not go-git, which takes the lock file of a push that runs for a ref.
-func (r *Repository) Refs(ctx context.Context) ([]Ref, error) {
+func (r *Repository) Refs(ctx context.Context) ([]registry.Ref, error) {
 	ctx, done, err := r.store.begin(ctx, draining)
 	if err != nil {
 		return nil, err
@@ -106,8 +51,8 @@ func (r *Repository) Refs(ctx context.Context) ([]Ref, error) {
 
 // parseRefs reads lines of "ID SP REF"; a tag is followed by a line of what it leads to, its name with "^{}".
 // Source: git-show-ref(1), "OUTPUT".
-func parseRefs(out []byte) ([]Ref, error) {
-	var refs []Ref
+func parseRefs(out []byte) ([]registry.Ref, error) {
+	var refs []registry.Ref
 	for line := range strings.Lines(string(out)) {
 		id, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		parsed, err := registry.ParseObjectID(id)
@@ -121,34 +66,34 @@ func parseRefs(out []byte) ([]Ref, error) {
 			refs[len(refs)-1].Peeled = parsed
 			continue
 		}
-		refs = append(refs, Ref{Name: name, ID: parsed, Peeled: parsed})
+		refs = append(refs, registry.Ref{Name: name, ID: parsed, Peeled: parsed})
 	}
 	return refs, nil
 }
 
 // Resolve returns one ref by its full name. There being none is a [registry.ErrNotFound].
-func (r *Repository) Resolve(ctx context.Context, ref string) (Ref, error) {
+func (r *Repository) Resolve(ctx context.Context, ref string) (registry.Ref, error) {
 	if !registry.ValidRefName(ref) {
-		return Ref{}, fmt.Errorf("ref %.100q: %w", ref, registry.ErrNotFound)
+		return registry.Ref{}, fmt.Errorf("ref %.100q: %w", ref, registry.ErrNotFound)
 	}
-	return read(ctx, r, "ref "+ref, func(s *reader) (Ref, error) {
+	return read(ctx, r, "ref "+ref, func(s *reader) (registry.Ref, error) {
 		found, err := storer.ResolveReference(s, plumbing.ReferenceName(ref))
 		if err != nil {
-			return Ref{}, err
+			return registry.Ref{}, err
 		}
 		id := found.Hash()
 		peeled := id
 		for range maxTagChain {
 			tag, err := object.GetTag(s, peeled)
 			if errors.Is(err, plumbing.ErrObjectNotFound) { // something else, or nothing: the ref says so either way
-				return Ref{Name: ref, ID: objectID(id), Peeled: objectID(peeled)}, nil
+				return registry.Ref{Name: ref, ID: objectID(id), Peeled: objectID(peeled)}, nil
 			}
 			if err != nil {
-				return Ref{}, err
+				return registry.Ref{}, err
 			}
 			peeled = tag.Target
 		}
-		return Ref{}, fmt.Errorf("more than %d tags lead from one to the next", maxTagChain)
+		return registry.Ref{}, fmt.Errorf("more than %d tags lead from one to the next", maxTagChain)
 	})
 }
 
@@ -156,24 +101,24 @@ func (r *Repository) Resolve(ctx context.Context, ref string) (Ref, error) {
 const maxTagChain = 10
 
 // Commit reads a commit.
-func (r *Repository) Commit(ctx context.Context, id registry.ObjectID) (Commit, error) {
-	return read(ctx, r, "commit "+string(id), func(s *reader) (Commit, error) {
+func (r *Repository) Commit(ctx context.Context, id registry.ObjectID) (registry.Commit, error) {
+	return read(ctx, r, "commit "+string(id), func(s *reader) (registry.Commit, error) {
 		c, err := getCommit(s, id)
 		if err != nil {
-			return Commit{}, err
+			return registry.Commit{}, err
 		}
 		return newCommit(c), nil
 	})
 }
 
 // TagObject reads a tag object. What a lightweight tag names is none, and then it is a [registry.ErrNotFound].
-func (r *Repository) TagObject(ctx context.Context, id registry.ObjectID) (TagObject, error) {
-	return read(ctx, r, "tag object "+string(id), func(s *reader) (TagObject, error) {
+func (r *Repository) TagObject(ctx context.Context, id registry.ObjectID) (registry.TagObject, error) {
+	return read(ctx, r, "tag object "+string(id), func(s *reader) (registry.TagObject, error) {
 		t, err := object.GetTag(s, plumbing.NewHash(string(id)))
 		if err != nil {
-			return TagObject{}, err
+			return registry.TagObject{}, err
 		}
-		return TagObject{
+		return registry.TagObject{
 			ID:      id,
 			Target:  objectID(t.Target),
 			Name:    t.Name,
@@ -187,15 +132,15 @@ func (r *Repository) TagObject(ctx context.Context, id registry.ObjectID) (TagOb
 // are more files, or deeper directories, than the configuration allows.
 //
 // Git lists them: for 2,000 files it takes 12 ms of CPU, go-git 36 to 98 ms.
-func (r *Repository) Files(ctx context.Context, commit registry.ObjectID) iter.Seq2[TreeEntry, error] {
-	return func(yield func(TreeEntry, error) bool) {
-		if err := r.files(ctx, commit, func(e TreeEntry) bool { return yield(e, nil) }); err != nil {
-			yield(TreeEntry{}, fmt.Errorf("files of commit %s of %s: %w", commit.Short(), r.name, err))
+func (r *Repository) Files(ctx context.Context, commit registry.ObjectID) iter.Seq2[registry.TreeEntry, error] {
+	return func(yield func(registry.TreeEntry, error) bool) {
+		if err := r.files(ctx, commit, func(e registry.TreeEntry) bool { return yield(e, nil) }); err != nil {
+			yield(registry.TreeEntry{}, fmt.Errorf("files of commit %s of %s: %w", commit.Short(), r.name, err))
 		}
 	}
 }
 
-func (r *Repository) files(ctx context.Context, commit registry.ObjectID, yield func(TreeEntry) bool) error {
+func (r *Repository) files(ctx context.Context, commit registry.ObjectID, yield func(registry.TreeEntry) bool) error {
 	ctx, done, err := r.store.begin(ctx, draining)
 	if err != nil {
 		return err
@@ -237,12 +182,12 @@ func (r *Repository) files(ctx context.Context, commit registry.ObjectID, yield 
 
 // parseTreeEntry reads "MODE SP KIND SP ID SP+ SIZE TAB PATH NUL".
 // Source: git-ls-tree(1), "OUTPUT FORMAT".
-func parseTreeEntry(line string, err error) (entry TreeEntry, dir bool, _ error) {
-	nonsense := func() (TreeEntry, bool, error) {
-		return TreeEntry{}, false, fmt.Errorf("git lists the file %.100q", line)
+func parseTreeEntry(line string, err error) (entry registry.TreeEntry, dir bool, _ error) {
+	nonsense := func() (registry.TreeEntry, bool, error) {
+		return registry.TreeEntry{}, false, fmt.Errorf("git lists the file %.100q", line)
 	}
 	if err != nil {
-		return TreeEntry{}, false, err
+		return registry.TreeEntry{}, false, err
 	}
 	head, path, ok := strings.Cut(strings.TrimSuffix(line, "\x00"), "\t")
 	fields := strings.Fields(head)
@@ -253,29 +198,29 @@ func parseTreeEntry(line string, err error) (entry TreeEntry, dir bool, _ error)
 	if err != nil {
 		return nonsense()
 	}
-	entry = TreeEntry{Path: path, ID: id}
+	entry = registry.TreeEntry{Path: path, ID: id}
 	switch mode := fields[0]; {
 	case fields[1] == "tree":
 		return entry, true, nil
 	case fields[1] == "commit":
-		entry.Mode = Submodule
+		entry.Mode = registry.Submodule
 		return entry, false, nil
 	case mode == "120000":
-		entry.Mode = Symlink
+		entry.Mode = registry.Symlink
 	case mode == "100755":
-		entry.Mode = Executable
+		entry.Mode = registry.Executable
 	default:
-		entry.Mode = Regular
+		entry.Mode = registry.Regular
 	}
-	if entry.Size, err = strconv.ParseInt(fields[3], 10, 64); err != nil {
+	if entry.SizeBytes, err = strconv.ParseInt(fields[3], 10, 64); err != nil {
 		return nonsense()
 	}
 	return entry, false, nil
 }
 
 // File returns the entry at path in commit, without reading its content. A directory is none.
-func (r *Repository) File(ctx context.Context, commit registry.ObjectID, path string) (TreeEntry, error) {
-	return read(ctx, r, fmt.Sprintf("file %q in commit %s", path, commit.Short()), func(s *reader) (TreeEntry, error) {
+func (r *Repository) File(ctx context.Context, commit registry.ObjectID, path string) (registry.TreeEntry, error) {
+	return read(ctx, r, fmt.Sprintf("file %q in commit %s", path, commit.Short()), func(s *reader) (registry.TreeEntry, error) {
 		return findFile(s, commit, path)
 	})
 }
@@ -288,16 +233,16 @@ func (r *Repository) ReadFile(ctx context.Context, commit registry.ObjectID, pat
 	switch {
 	case err != nil:
 		return nil, err
-	case entry.Mode != Regular && entry.Mode != Executable:
+	case entry.Mode != registry.Regular && entry.Mode != registry.Executable:
 		return nil, fmt.Errorf("%s is a %s: %w", what, entry.Mode, registry.ErrNotFound)
-	case entry.Size > maxSize:
-		return nil, fmt.Errorf("%s has %d bytes, more than %d: %w", what, entry.Size, maxSize, registry.ErrTooLarge)
+	case entry.SizeBytes > maxSize:
+		return nil, fmt.Errorf("%s has %d bytes, more than %d: %w", what, entry.SizeBytes, maxSize, registry.ErrTooLarge)
 	}
 	content, _, err := r.OpenBlob(ctx, entry.ID)
 	if err != nil {
 		return nil, err
 	}
-	data := bytes.NewBuffer(make([]byte, 0, entry.Size+bytes.MinRead))
+	data := bytes.NewBuffer(make([]byte, 0, entry.SizeBytes+bytes.MinRead))
 	_, err = data.ReadFrom(content)
 	if err := closeAnd(err, content); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
@@ -405,8 +350,8 @@ func (b *blobStream) release() {
 }
 
 // Log returns up to limit commits of the history of from, itself the first, newest first, after skipping some.
-func (r *Repository) Log(ctx context.Context, from registry.ObjectID, skip, limit int) ([]Commit, error) {
-	return read(ctx, r, "history of commit "+string(from), func(s *reader) ([]Commit, error) {
+func (r *Repository) Log(ctx context.Context, from registry.ObjectID, skip, limit int) ([]registry.Commit, error) {
+	return read(ctx, r, "history of commit "+string(from), func(s *reader) ([]registry.Commit, error) {
 		tip, err := getCommit(s, from)
 		if err != nil {
 			return nil, err
@@ -416,7 +361,7 @@ func (r *Repository) Log(ctx context.Context, from registry.ObjectID, skip, limi
 		}
 		commits := object.NewCommitIterCTime(tip, nil, nil)
 		defer commits.Close()
-		var log []Commit
+		var log []registry.Commit
 		for n := 0; len(log) < limit; n++ {
 			c, err := commits.Next()
 			if err == io.EOF {
@@ -523,51 +468,51 @@ func getCommit(s *reader, id registry.ObjectID) (*object.Commit, error) {
 	return object.GetCommit(s, plumbing.NewHash(string(id)))
 }
 
-func findFile(s *reader, commit registry.ObjectID, path string) (TreeEntry, error) {
+func findFile(s *reader, commit registry.ObjectID, path string) (registry.TreeEntry, error) {
 	if !fs.ValidPath(path) || path == "." {
-		return TreeEntry{}, registry.ErrNotFound
+		return registry.TreeEntry{}, registry.ErrNotFound
 	}
 	c, err := getCommit(s, commit)
 	if err != nil {
-		return TreeEntry{}, err
+		return registry.TreeEntry{}, err
 	}
 	// Not by Tree.FindEntry, which refuses some names that Git allows.
 	e := object.TreeEntry{Mode: filemode.Dir, Hash: c.TreeHash}
 	for name := range strings.SplitSeq(path, "/") {
 		if e.Mode != filemode.Dir {
-			return TreeEntry{}, registry.ErrNotFound
+			return registry.TreeEntry{}, registry.ErrNotFound
 		}
 		tree, err := object.GetTree(s, e.Hash)
 		if err != nil {
-			return TreeEntry{}, err
+			return registry.TreeEntry{}, err
 		}
 		i := slices.IndexFunc(tree.Entries, func(e object.TreeEntry) bool { return e.Name == name })
 		if i < 0 {
-			return TreeEntry{}, registry.ErrNotFound
+			return registry.TreeEntry{}, registry.ErrNotFound
 		}
 		e = tree.Entries[i]
 	}
-	entry := TreeEntry{Path: path, ID: objectID(e.Hash)}
+	entry := registry.TreeEntry{Path: path, ID: objectID(e.Hash)}
 	switch e.Mode {
 	case filemode.Dir:
-		return TreeEntry{}, registry.ErrNotFound
+		return registry.TreeEntry{}, registry.ErrNotFound
 	case filemode.Submodule:
-		entry.Mode = Submodule
+		entry.Mode = registry.Submodule
 		return entry, nil
 	case filemode.Symlink:
-		entry.Mode = Symlink
+		entry.Mode = registry.Symlink
 	case filemode.Executable:
-		entry.Mode = Executable
+		entry.Mode = registry.Executable
 	default:
-		entry.Mode = Regular
+		entry.Mode = registry.Regular
 	}
 	o, err := s.EncodedObject(plumbing.BlobObject, e.Hash)
-	entry.Size = sizeOf(o)
+	entry.SizeBytes = sizeOf(o)
 	return entry, err
 }
 
-func newCommit(c *object.Commit) Commit {
-	commit := Commit{
+func newCommit(c *object.Commit) registry.Commit {
+	commit := registry.Commit{
 		ID:        objectID(c.Hash),
 		Tree:      objectID(c.TreeHash),
 		Author:    newPerson(c.Author),
@@ -580,6 +525,6 @@ func newCommit(c *object.Commit) Commit {
 	return commit
 }
 
-func newPerson(s object.Signature) Person { return Person{Name: s.Name, Email: s.Email, At: s.When} }
+func newPerson(s object.Signature) registry.Signature { return registry.Signature{Name: s.Name, Email: s.Email, At: s.When} }
 
 func objectID(h plumbing.Hash) registry.ObjectID { return registry.ObjectID(h.String()) }

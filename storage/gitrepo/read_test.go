@@ -19,7 +19,7 @@ import (
 	"github.com/herdbook/herdbook/storage/gitrepo"
 )
 
-var ada = gitrepo.Person{Name: "Ada", Email: "ada@example.org", At: time.Unix(1700000000, 0).UTC()}
+var ada = registry.Signature{Name: "Ada", Email: "ada@example.org", At: time.Unix(1700000000, 0).UTC()}
 
 const absentID = registry.ObjectID("1234567890123456789012345678901234567890")
 
@@ -49,7 +49,7 @@ func TestRead(t *testing.T) {
 	w.git("push", "-q", "origin", "main", "--tags")
 	repo := s.repo()
 
-	wantRefs := []gitrepo.Ref{
+	wantRefs := []registry.Ref{
 		{Name: "refs/heads/main", ID: second, Peeled: second},
 		{Name: "refs/tags/light", ID: second, Peeled: second},
 		{Name: "refs/tags/nested", ID: w.rev("nested"), Peeled: second},
@@ -65,7 +65,7 @@ func TestRead(t *testing.T) {
 		}
 	}
 
-	wantCommit := gitrepo.Commit{
+	wantCommit := registry.Commit{
 		ID: second, Tree: w.rev("HEAD^{tree}"), Parents: []registry.ObjectID{first},
 		Author: ada, Committer: ada, Message: "the subject\n\nthe body\n",
 	}
@@ -73,21 +73,21 @@ func TestRead(t *testing.T) {
 	if diff := cmp.Diff(wantCommit, must(repo.Commit(ctx, second)), sameTime); diff != "" {
 		t.Errorf("Commit: (-want +got)\n%s", diff)
 	}
-	wantTag := gitrepo.TagObject{ID: w.rev("v1.0.0"), Target: second, Name: "v1.0.0", Tagger: ada, Message: "version one\n\nwith notes\n"}
+	wantTag := registry.TagObject{ID: w.rev("v1.0.0"), Target: second, Name: "v1.0.0", Tagger: ada, Message: "version one\n\nwith notes\n"}
 	if diff := cmp.Diff(wantTag, must(repo.TagObject(ctx, w.rev("v1.0.0"))), sameTime); diff != "" {
 		t.Errorf("TagObject: (-want +got)\n%s", diff)
 	}
 
-	wantFiles := []gitrepo.TreeEntry{
-		{"README.md", gitrepo.Regular, w.rev("HEAD:README.md"), 16},
-		{"bin-x", gitrepo.Regular, w.rev("HEAD:bin-x"), 66},
-		{"bin/run", gitrepo.Executable, w.rev("HEAD:bin/run"), 10},
-		{"link", gitrepo.Symlink, w.rev("HEAD:link"), 16},
-		{"näh \"quoted\"\n", gitrepo.Regular, "bafe9de4f53e0ee5a6f7ff3e6d23b2d2a4c64fdb", 3},
-		{"sub", gitrepo.Submodule, first, 0},
+	wantFiles := []registry.TreeEntry{
+		{Path: "README.md", Mode: registry.Regular, ID: w.rev("HEAD:README.md"), SizeBytes: 16},
+		{Path: "bin-x", Mode: registry.Regular, ID: w.rev("HEAD:bin-x"), SizeBytes: 66},
+		{Path: "bin/run", Mode: registry.Executable, ID: w.rev("HEAD:bin/run"), SizeBytes: 10},
+		{Path: "link", Mode: registry.Symlink, ID: w.rev("HEAD:link"), SizeBytes: 16},
+		{Path: "näh \"quoted\"\n", Mode: registry.Regular, ID: "bafe9de4f53e0ee5a6f7ff3e6d23b2d2a4c64fdb", SizeBytes: 3},
+		{Path: "sub", Mode: registry.Submodule, ID: first, SizeBytes: 0},
 	}
 	wantFiles[4].ID = w.rev("HEAD:näh \"quoted\"\n")
-	var files []gitrepo.TreeEntry
+	var files []registry.TreeEntry
 	for f, err := range repo.Files(ctx, second) {
 		if err != nil {
 			t.Fatalf("Files: %v", err)

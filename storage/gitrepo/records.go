@@ -17,25 +17,12 @@ import (
 	"github.com/herdbook/herdbook/registry"
 )
 
-// RecordCommit is one commit that the server writes on top of one of its own refs, which is made if
-// it does not exist.
-type RecordCommit struct {
-	Ref     string
-	Message string
-	// Author is the author and the committer, so that the same records make the same commits.
-	Author Person
-	// Files are added to those of the ref, or replace them, by path.
-	Files map[string][]byte
-	// Notes are what the ref, one below refs/notes/, says about commits; each replaces an earlier one.
-	Notes map[registry.ObjectID][]byte
-}
-
 // WriteRecords writes commits in their order, by one git process, and makes them durable. On an error some of the
 // refs may have been written and others not; each has all its commits or none. Nothing is written when a note is about a
 // commit that is absent, a [registry.ErrNotFound].
 //
 // Two calls for one repository must not run at the same time.
-func (r *Repository) WriteRecords(ctx context.Context, commits []RecordCommit) error {
+func (r *Repository) WriteRecords(ctx context.Context, commits []registry.RecordCommit) error {
 	if len(commits) == 0 {
 		return nil
 	}
@@ -51,7 +38,7 @@ func (r *Repository) WriteRecords(ctx context.Context, commits []RecordCommit) e
 	return nil
 }
 
-func (r *Repository) writeRecords(ctx context.Context, commits []RecordCommit) error {
+func (r *Repository) writeRecords(ctx context.Context, commits []registry.RecordCommit) error {
 	exists := map[string]bool{}
 	var updates []registry.RefUpdate
 	for _, c := range commits {
@@ -112,7 +99,7 @@ func (r *Repository) mustHaveCommits(ctx context.Context, ids []registry.ObjectI
 }
 
 // importStream is what git-fast-import(1) reads. Each ref begins with its present tip if it exists.
-func importStream(commits []RecordCommit, exists map[string]bool) ([]byte, error) {
+func importStream(commits []registry.RecordCommit, exists map[string]bool) ([]byte, error) {
 	var b bytes.Buffer
 	data := func(content []byte) {
 		fmt.Fprintf(&b, "data %d\n", len(content))

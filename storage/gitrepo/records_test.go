@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/herdbook/herdbook/registry"
-	"github.com/herdbook/herdbook/storage/gitrepo"
 )
 
 // plainGit is what anybody's git sees in the server's repository.
@@ -40,17 +39,17 @@ func TestWriteRecords(t *testing.T) {
 	if err := repo.WriteRecords(ctx, nil); err != nil {
 		t.Errorf("WriteRecords of nothing = %v", err)
 	}
-	records := func(n int) []gitrepo.RecordCommit {
+	records := func(n int) []registry.RecordCommit {
 		at := ada
 		at.At = ada.At.Add(time.Duration(n) * time.Hour)
-		return []gitrepo.RecordCommit{
+		return []registry.RecordCommit{
 			{
 				Ref: production, Message: fmt.Sprintf("promote v1.%d.0\n\nHerdbook-Seq: %d\n", n, 10*n), Author: at,
 				Files: map[string][]byte{"environment.json": fmt.Appendf(nil, `{"n":%d}`, n), fmt.Sprintf("history/%d.json", n): []byte("\"x\"\n\x00")},
 			},
 			{Ref: production, Message: fmt.Sprintf("approve\n\nHerdbook-Seq: %d\n", 10*n+1), Author: at},
 			{
-				Ref: registry.EvaluationNotesRef, Message: "evaluations", Author: gitrepo.Person{Name: "Eve <eve>\nauthor", Email: "e>ve@x", At: at.At},
+				Ref: registry.EvaluationNotesRef, Message: "evaluations", Author: registry.Signature{Name: "Eve <eve>\nauthor", Email: "e>ve@x", At: at.At},
 				Notes: map[registry.ObjectID][]byte{head: fmt.Appendf(nil, "{\"n\":%d}\n", n), first: []byte("{}\n")},
 			},
 		}
@@ -99,7 +98,7 @@ func TestWriteRecords(t *testing.T) {
 	}
 
 	// One that cannot be written leaves everything as it was.
-	bad := []gitrepo.RecordCommit{
+	bad := []registry.RecordCommit{
 		{Ref: registry.EvaluationNotesRef, Author: ada, Notes: map[registry.ObjectID][]byte{absentID: nil}},
 		{Ref: "refs/heads/../../config", Author: ada},
 		{Ref: production, Author: ada, Files: map[string][]byte{"../x": nil}},
@@ -109,7 +108,7 @@ func TestWriteRecords(t *testing.T) {
 		{Ref: production + "/below", Author: ada}, // git itself refuses: there is such a file
 	}
 	for _, c := range bad {
-		err := repo.WriteRecords(ctx, []gitrepo.RecordCommit{{Ref: production, Message: "good", Author: ada}, c})
+		err := repo.WriteRecords(ctx, []registry.RecordCommit{{Ref: production, Message: "good", Author: ada}, c})
 		if err == nil {
 			t.Errorf("WriteRecords(%s, %v, %v) = nil, want an error", c.Ref, c.Files, c.Notes)
 		}
@@ -140,7 +139,7 @@ func TestManyNotes(t *testing.T) {
 		for _, id := range commits[half*150 : half*150+150] {
 			notes[registry.ObjectID(id)] = []byte(id)
 		}
-		err := s.repo().WriteRecords(t.Context(), []gitrepo.RecordCommit{{Ref: registry.EvaluationNotesRef, Message: "m", Author: ada, Notes: notes}})
+		err := s.repo().WriteRecords(t.Context(), []registry.RecordCommit{{Ref: registry.EvaluationNotesRef, Message: "m", Author: ada, Notes: notes}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -154,7 +153,7 @@ func TestManyNotes(t *testing.T) {
 		t.Errorf("%d notes, want %d", got, len(commits))
 	}
 	// The smallest batch and the smallest push make a pack as well, and no loose objects: Sync knows of no others.
-	if err := s.repo().WriteRecords(t.Context(), []gitrepo.RecordCommit{{Ref: registry.VersionsRef, Message: "m", Author: ada}}); err != nil {
+	if err := s.repo().WriteRecords(t.Context(), []registry.RecordCommit{{Ref: registry.VersionsRef, Message: "m", Author: ada}}); err != nil {
 		t.Fatal(err)
 	}
 	w.git("commit", "-q", "--allow-empty", "-m", "one object")

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/go-git/go-git/v5/plumbing"
+
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/storage/internal/durable"
 )
@@ -259,6 +261,36 @@ func (r *Repository) SetHEAD(ctx context.Context, branch string) error {
 		return err
 	}
 	return r.store.fsys.SyncDir(r.path)
+}
+
+// SetRef makes ref point to id, whatever it pointed to, durably. No hook runs. That there is no such object is a
+// [registry.ErrNotFound].
+func (r *Repository) SetRef(ctx context.Context, ref string, id registry.ObjectID) error {
+	ctx, done, err := r.store.begin(ctx, draining)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if !registry.ValidRefName(ref) {
+		return registry.Invalid("ref", "%.80q is not a name for a ref", ref)
+	}
+	what := fmt.Sprintf("object %s", id)
+	_, err = read(ctx, r, what, func(s *reader) (plumbing.EncodedObject, error) {
+		return s.EncodedObject(plumbing.AnyObject, plumbing.NewHash(string(id)))
+	})
+	if err != nil {
+		return err
+	}
+	defer r.store.share(r)()
+	// Killed half-way it would leave its lock. But it is short, and better done.
+	life, cancel := r.store.untilKilled(context.WithoutCancel(ctx))
+	defer cancel()
+	cmd := r.store.command(life, r.path, "update-ref", "--no-deref", "--end-of-options", ref, string(id))
+	cmd.holdLock(r.store)
+	if err := cmd.run(); err != nil {
+		return fmt.Errorf("set the ref %s of %s: %w", ref, r.name, err)
+	}
+	return r.Sync(life, []registry.RefUpdate{{Ref: ref, New: id}})
 }
 
 // Sync makes updates durable that git has made: the names of the refs and of new packs. Their contents git has

@@ -195,7 +195,7 @@ func TestCreateIsAtomicAndDurable(t *testing.T) {
 				if r, err = s.Create(t.Context(), fraud); err != nil {
 					t.Fatalf("Create after the crash: %v", err)
 				}
-				if err := r.WriteRecords(t.Context(), []gitrepo.RecordCommit{{Ref: registry.VersionsRef, Author: ada}}); err != nil {
+				if err := r.WriteRecords(t.Context(), []registry.RecordCommit{{Ref: registry.VersionsRef, Author: ada}}); err != nil {
 					t.Errorf("the repository is of no use: %v", err)
 				}
 				if branch, err := r.HEAD(); branch != "main" || err != nil {
@@ -234,6 +234,60 @@ func TestHEAD(t *testing.T) {
 	writeFile(t, filepath.Join(s.Dir(), "acme/fraud.git/HEAD"), string(absentID)+"\n")
 	if got, err := r.HEAD(); got != "" || err != nil {
 		t.Errorf("HEAD of a commit = %q, %v, want none", got, err)
+	}
+}
+
+func TestSetRef(t *testing.T) {
+	s := newServer(t)
+	ctx := t.Context()
+	w := newClient(t).work(s, 2)
+	w.git("tag", "-a", "-m", "one", "v1.0.0")
+	w.git("push", "-q", "origin", "main", "v1.0.0")
+	repo, tag := s.repo(), w.rev("v1.0.0")
+	s.check = func(context.Context, *gitrepo.Push) error {
+		t.Error("SetRef ran a hook")
+		return nil
+	}
+	for _, id := range []registry.ObjectID{w.rev("HEAD~1"), w.rev("HEAD"), tag} {
+		if err := repo.SetRef(ctx, "refs/tags/v1.0.0", id); err != nil {
+			t.Fatalf("SetRef = %v", err)
+		}
+		if got, err := repo.Resolve(ctx, "refs/tags/v1.0.0"); got.ID != id || err != nil {
+			t.Errorf("the ref that was set to %s is %s, %v", id, got.ID, err)
+		}
+	}
+	if err := repo.SetRef(ctx, "refs/tags/made/anew", tag); err != nil {
+		t.Errorf("SetRef of a ref that there is not = %v", err)
+	}
+	for _, tt := range []struct {
+		name, ref string
+		id        registry.ObjectID
+		want      error
+	}{
+		{"no such object", "refs/tags/v1.0.0", absentID, registry.ErrNotFound},
+		{"no object at all", "refs/tags/v1.0.0", "x", registry.ErrNotFound},
+		{"no ref", "refs/tags/../x", tag, registry.ErrInvalid},
+		{"an option", "--stdin", tag, registry.ErrInvalid},
+	} {
+		if err := repo.SetRef(ctx, tt.ref, tt.id); !errors.Is(err, tt.want) {
+			t.Errorf("SetRef with %s = %v, want %v", tt.name, err, tt.want)
+		}
+	}
+	if got, err := repo.Resolve(ctx, "refs/tags/v1.0.0"); got.ID != tag || err != nil {
+		t.Errorf("after calls that failed the ref is %s, %v, want %s", got.ID, err, tag)
+	}
+	if err := s.store.Repository(registry.MustModelName("no/no")).SetRef(ctx, "refs/tags/v1.0.0", tag); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("SetRef of no repository = %v, want ErrNotFound", err)
+	}
+	broken := errors.New("the disk is gone")
+	s.store.SetFS(durable.FS{Hook: func(op durable.Op, path string, do func() error) error {
+		if op == durable.OpSyncDir && strings.HasSuffix(path, "refs/tags") {
+			return broken
+		}
+		return do()
+	}})
+	if err := repo.SetRef(ctx, "refs/tags/v1.0.0", w.rev("HEAD")); !errors.Is(err, broken) {
+		t.Errorf("SetRef with a broken disk = %v, want %v", err, broken)
 	}
 }
 
@@ -298,7 +352,7 @@ func TestSignature(t *testing.T) {
 		{"pack-refs", func() { plainGit(t, s, "pack-refs", "--all") }},
 		{"delete of a packed ref", func() { w.git("push", "-q", "origin", ":refs/heads/main") }},
 		{"records", func() {
-			if err := s.repo().WriteRecords(ctx, []gitrepo.RecordCommit{{Ref: registry.VersionsRef, Author: ada}}); err != nil {
+			if err := s.repo().WriteRecords(ctx, []registry.RecordCommit{{Ref: registry.VersionsRef, Author: ada}}); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -333,7 +387,7 @@ func TestRepack(t *testing.T) {
 	write := func(n int) {
 		t.Helper()
 		for range n {
-			if err := s.repo().WriteRecords(ctx, []gitrepo.RecordCommit{{Ref: registry.VersionsRef, Message: "x", Author: ada}}); err != nil {
+			if err := s.repo().WriteRecords(ctx, []registry.RecordCommit{{Ref: registry.VersionsRef, Message: "x", Author: ada}}); err != nil {
 				t.Fatal(err)
 			}
 		}
