@@ -3,7 +3,6 @@ package api
 import (
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 
 	"github.com/labstack/echo/v4"
@@ -23,10 +22,10 @@ type Environment struct {
 	Barred  []registry.Tag              `json:"barred,omitempty"`
 }
 
-func showEnvironment(state registry.EnvironmentState, policy *registry.Policy) Environment {
-	shown := Environment{Name: state.Name, Current: state.Current, Barred: state.Barred}
-	if env, ok := policy.Environment(state.Name); ok {
-		shown.After, shown.Promote = env.After, env.Promote
+func showEnvironment(at registry.Place) Environment {
+	shown := Environment{Name: at.State.Name, Current: at.State.Current, Barred: at.State.Barred}
+	if at.Policy != nil {
+		shown.After, shown.Promote = at.Policy.After, at.Policy.Promote
 	}
 	return shown
 }
@@ -46,18 +45,8 @@ func (s *Server) listEnvironments(c echo.Context) error {
 		return err
 	}
 	items := []Environment{}
-	if policy.Policy != nil {
-		for _, env := range policy.Policy.Environments {
-			state := registry.EnvironmentState{Name: env.Name}
-			if i := slices.IndexFunc(states, func(s registry.EnvironmentState) bool { return s.Name == env.Name }); i >= 0 {
-				state = states[i]
-				states = slices.Delete(states, i, i+1)
-			}
-			items = append(items, showEnvironment(state, policy.Policy))
-		}
-	}
-	for _, state := range states {
-		items = append(items, showEnvironment(state, policy.Policy))
+	for _, at := range registry.Places(policy.Policy, states) {
+		items = append(items, showEnvironment(at))
 	}
 	return answerList(c, items, "")
 }
@@ -82,10 +71,11 @@ func (s *Server) environment(c echo.Context, action access.Action) (registry.Mod
 	if err != nil {
 		return m, Environment{}, err
 	}
-	if _, ok := policy.Policy.Environment(name); !ok && state.Current == nil {
+	env, ok := policy.Policy.Environment(name)
+	if !ok && state.Current == nil {
 		return m, Environment{}, fmt.Errorf("environment %s: %w", name, registry.ErrNotFound)
 	}
-	return m, showEnvironment(state, policy.Policy), nil
+	return m, showEnvironment(registry.Place{Policy: env, State: state}), nil
 }
 
 func (s *Server) getEnvironment(c echo.Context) error {

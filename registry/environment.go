@@ -69,6 +69,34 @@ func (s *EnvironmentState) Apply(c EnvironmentChange) {
 	s.Current = &c
 }
 
+// Place is an environment of a model: what the policy says of it, and what is there.
+type Place struct {
+	Policy *Environment // nil when the policy in force does not name it
+	State  EnvironmentState
+}
+
+// Places are the environments of the policy, in its order, and then those that only once held a
+// version, in theirs.
+func Places(policy *Policy, states []EnvironmentState) []Place {
+	var places []Place
+	if policy != nil {
+		for i := range policy.Environments {
+			env := &policy.Environments[i]
+			at := Place{Policy: env, State: EnvironmentState{Name: env.Name}}
+			if j := slices.IndexFunc(states, func(s EnvironmentState) bool { return s.Name == env.Name }); j >= 0 {
+				at.State = states[j]
+			}
+			places = append(places, at)
+		}
+	}
+	for _, s := range states {
+		if _, ok := policy.Environment(s.Name); !ok {
+			places = append(places, Place{State: s})
+		}
+	}
+	return places
+}
+
 // MayPromoteAutomatically reports whether the server itself may promote tag to env: only what
 // comes after every version that the environment has held, so that neither a rollback nor an
 // old version that passes late is ever undone, never what left it by a rollback, and

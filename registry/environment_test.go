@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/herdbook/herdbook/registry"
 )
@@ -185,4 +186,33 @@ func FuzzAutomaticPromotionsRise(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestPlaces(t *testing.T) {
+	env := registry.MustEnvironmentName
+	policy := &registry.Policy{Environments: []registry.Environment{{Name: env("staging")}, {Name: env("production")}}}
+	states := []registry.EnvironmentState{{Name: env("canary")}, {Name: env("production"), Held: []registry.Tag{registry.MustTag("v1.0.0")}}}
+	tests := []struct {
+		name   string
+		policy *registry.Policy
+		states []registry.EnvironmentState
+		want   []registry.Place
+	}{
+		{"nothing", nil, nil, nil},
+		{"a policy alone", policy, nil, []registry.Place{
+			{Policy: &policy.Environments[0], State: registry.EnvironmentState{Name: env("staging")}},
+			{Policy: &policy.Environments[1], State: registry.EnvironmentState{Name: env("production")}},
+		}},
+		{"states alone", nil, states, []registry.Place{{State: states[0]}, {State: states[1]}}},
+		{"both", policy, states, []registry.Place{
+			{Policy: &policy.Environments[0], State: registry.EnvironmentState{Name: env("staging")}},
+			{Policy: &policy.Environments[1], State: states[1]},
+			{State: states[0]},
+		}},
+	}
+	for _, tt := range tests {
+		if diff := cmp.Diff(tt.want, registry.Places(tt.policy, tt.states), cmpopts.EquateComparable(registry.Tag{}, registry.EnvironmentName{})); diff != "" {
+			t.Errorf("Places of %s (-want +got):\n%s", tt.name, diff)
+		}
+	}
 }

@@ -88,39 +88,14 @@ func (p *Pages) running(ctx context.Context, m registry.Model) ([]registry.Envir
 	return running, err
 }
 
-// place is an environment: what the policy says of it, if it still does, and what is there.
-type place struct {
-	Policy *registry.Environment // nil when the policy in force does not name it
-	State  registry.EnvironmentState
-}
-
-// environments are those of the policy, in its order, and then those that only once held a
-// version.
-func (p *Pages) environments(ctx context.Context, m registry.Model) ([]place, error) {
+// environments are those of the policy and those that once held a version.
+func (p *Pages) environments(ctx context.Context, m registry.Model) ([]registry.Place, error) {
 	policy, err := p.Index.Policy(ctx, m.ID)
 	if err != nil {
 		return nil, err
 	}
 	states, err := p.Index.Environments(ctx, m.ID)
-	if err != nil {
-		return nil, err
-	}
-	var places []place
-	if policy.Policy != nil {
-		for i := range policy.Policy.Environments {
-			env := &policy.Policy.Environments[i]
-			at := place{Policy: env, State: registry.EnvironmentState{Name: env.Name}}
-			if j := slices.IndexFunc(states, func(s registry.EnvironmentState) bool { return s.Name == env.Name }); j >= 0 {
-				at.State = states[j]
-				states = slices.Delete(states, j, j+1)
-			}
-			places = append(places, at)
-		}
-	}
-	for _, s := range states {
-		places = append(places, place{State: s})
-	}
-	return places, nil
+	return registry.Places(policy.Policy, states), err
 }
 
 // metric is one number of an evaluation.
@@ -188,7 +163,7 @@ type modelView struct {
 	CardProblem string
 	Facts       registry.CardFacts
 	Policy      registry.PolicyState
-	Places      []place
+	Places      []registry.Place
 	Columns     []string // of metrics
 	Versions    []versionRow
 	Total       int

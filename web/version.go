@@ -21,7 +21,7 @@ type versionView struct {
 	Host        string
 	PlainHTTP   bool
 	CloneURL    string
-	Places      []place
+	Places      []registry.Place
 	Verdicts    []verdictView
 	Evaluations []evaluationView
 	Lineage     lineageView
