@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -85,11 +86,20 @@ func (f fields) check(t reflect.Type, path []step) error {
 	}
 	if !hasFields(t) {
 		var passed json.RawMessage
-		return f.Decode(&passed)
+		if err := f.Decode(&passed); err != nil {
+			return err
+		}
+		if readsItself(t) && string(passed) != "null" {
+			return nil
+		}
+		return nullIn(passed, path)
 	}
 	open, err := f.Token()
-	if err != nil || open == nil { // null
+	if err != nil {
 		return err
+	}
+	if open == nil {
+		return element(path)
 	}
 	at := step{array: open == json.Delim('['), index: -1}
 	seen := map[string]bool{}
@@ -104,7 +114,7 @@ func (f fields) check(t reflect.Type, path []step) error {
 				return err
 			}
 			at.key, _ = key.(string) // a key is a text
-			at.named = true
+			at.named, at.entry = true, t.Kind() == reflect.Map
 			if seen[at.key] {
 				return registry.Invalid(join(append(path, at)), "the field %q stands there twice", clip(at.key))
 			}
@@ -122,9 +132,38 @@ func (f fields) check(t reflect.Type, path []step) error {
 	return err
 }
 
+// nullIn reports a null among the elements of a value. encoding/json makes a zero of it, which a
+// count or a metric must never become.
+func nullIn(value json.RawMessage, path []step) error {
+	if !bytes.Contains(value, []byte("null")) {
+		return nil
+	}
+	var within []step
+	for d := json.NewDecoder(bytes.NewReader(value)); ; {
+		token, err := d.Token()
+		if err != nil { // the value's end
+			return nil
+		}
+		if within = enter(within, token); token == nil {
+			if err := element(slices.Concat(path, within)); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// element is the error for a null at path: a field of an object may be null, which is as if it
+// were left out; an element of a list or an entry of a map may not.
+func element(path []step) error {
+	if n := len(path); n > 0 && (path[n-1].array || path[n-1].entry) {
+		return registry.Invalid(join(path), "null is no value here")
+	}
+	return nil
+}
+
 // hasFields reports whether there are names of members in the JSON of a t.
 func hasFields(t reflect.Type) bool {
-	if p := reflect.PointerTo(t); p.Implements(reflect.TypeFor[json.Unmarshaler]()) || p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+	if readsItself(t) {
 		return false
 	}
 	switch t.Kind() {
@@ -134,6 +173,12 @@ func hasFields(t reflect.Type) bool {
 		return hasFields(t.Elem())
 	}
 	return false
+}
+
+// readsItself reports whether a t reads its own JSON.
+func readsItself(t reflect.Type) bool {
+	p := reflect.PointerTo(t)
+	return p.Implements(reflect.TypeFor[json.Unmarshaler]()) || p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
 // member is the type of the member of t with exactly that name.
@@ -194,6 +239,7 @@ type step struct {
 	index   int    // of the last element, in an array
 	key     string // of the last member, in an object
 	named   bool   // there was a member
+	entry   bool   // of a map, not of a struct
 	waiting bool   // the key was read, its value was not
 }
 

@@ -55,12 +55,31 @@ func (s *EnvironmentState) Version() Tag {
 // HasHeld reports whether tag was ever promoted there.
 func (s *EnvironmentState) HasHeld(tag Tag) bool { return s != nil && slices.Contains(s.Held, tag) }
 
+// Before is the version to go back to: the one that the current one replaced, unless that was
+// rolled back itself; then the last that came there and was not. It is the zero tag when there is
+// none.
+func (s *EnvironmentState) Before() Tag {
+	if s == nil || s.Current == nil {
+		return Tag{}
+	}
+	fit := func(t Tag) bool { return !t.IsZero() && t != s.Version() && !slices.Contains(s.Barred, t) }
+	if fit(s.Current.Previous) {
+		return s.Current.Previous
+	}
+	for _, t := range slices.Backward(s.Held) {
+		if fit(t) {
+			return t
+		}
+	}
+	return Tag{}
+}
+
 // Apply adds a change to the state. Copies of the state that were made before do not change.
 func (s *EnvironmentState) Apply(c EnvironmentChange) {
 	if c.Kind == Rollback && !s.Version().IsZero() && !slices.Contains(s.Barred, s.Version()) {
 		s.Barred = append(slices.Clip(s.Barred), s.Version())
 	}
-	if !c.Automatic {
+	if c.Kind == Promotion && !c.Automatic {
 		s.Barred = slices.DeleteFunc(slices.Clone(s.Barred), func(t Tag) bool { return t == c.Version })
 	}
 	if !slices.Contains(s.Held, c.Version) {

@@ -77,6 +77,11 @@ func TestEnvironmentApply(t *testing.T) {
 			},
 			"v1.0.0", "v1.0.0 v1.1.0", "v1.1.0 v1.0.0",
 		},
+		{
+			"a rollback to what is barred does not lift the bar",
+			[]registry.EnvironmentChange{promote("v1.0.0", server), promote("v1.1.0", server), rollback("v1.0.0", person), rollback("v1.1.0", person)},
+			"v1.1.0", "v1.0.0 v1.1.0", "v1.1.0 v1.0.0",
+		},
 		{"a promotion bars nothing", []registry.EnvironmentChange{promote("v2.0.0", person), promote("v1.0.0", person)}, "v1.0.0", "v2.0.0 v1.0.0", ""},
 		{"a rollback of nothing bars nothing", []registry.EnvironmentChange{rollback("v1.0.0", person)}, "v1.0.0", "v1.0.0", ""},
 	}
@@ -97,6 +102,44 @@ func TestEnvironmentApply(t *testing.T) {
 	var none *registry.EnvironmentState
 	if !none.Version().IsZero() || none.HasHeld(registry.MustTag("v1.0.0")) {
 		t.Error("no state has a version or held one")
+	}
+}
+
+func TestBefore(t *testing.T) {
+	const person, server = false, true
+	tests := []struct {
+		name    string
+		changes []registry.EnvironmentChange
+		want    string
+	}{
+		{"nothing", nil, ""},
+		{"the first", []registry.EnvironmentChange{promote("v1.0.0", server)}, ""},
+		{"the second", []registry.EnvironmentChange{promote("v1.0.0", server), promote("v1.1.0", server)}, "v1.0.0"},
+		{"an older one that a person put there", []registry.EnvironmentChange{promote("v1.0.0", server), promote("v1.1.0", server), promote("v1.0.0", person)}, "v1.1.0"},
+		{
+			"a rollback goes on to what was before, not to what it took out",
+			[]registry.EnvironmentChange{promote("v1.0.0", server), promote("v1.1.0", server), promote("v1.2.0", server), rollback("v1.1.0", person)},
+			"v1.0.0",
+		},
+		{
+			"all that was before was rolled back",
+			[]registry.EnvironmentChange{promote("v1.0.0", server), promote("v1.1.0", server), rollback("v1.0.0", person)},
+			"",
+		},
+	}
+	for _, tt := range tests {
+		var s registry.EnvironmentState
+		for _, c := range tt.changes {
+			c.Previous = s.Version()
+			s.Apply(c)
+		}
+		if got := s.Before(); got.String() != tt.want {
+			t.Errorf("Before after %s = %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	var none *registry.EnvironmentState
+	if got := none.Before(); !got.IsZero() {
+		t.Errorf("Before of no state = %q, want none", got)
 	}
 }
 

@@ -30,6 +30,9 @@ var (
 	// wrong one.
 	ErrUnauthenticated = errors.New("authentication required")
 
+	// ErrWrongToken is the ErrUnauthenticated of a request that brought a token.
+	ErrWrongToken = fmt.Errorf("the token is wrong: %w", ErrUnauthenticated)
+
 	// ErrForbidden reports that the caller may know of the model and may not do this to it.
 	ErrForbidden = errors.New("not allowed")
 

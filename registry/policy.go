@@ -155,7 +155,7 @@ func (d Dataset) label() string {
 
 // PolicyState is the policy in force for a model, or why there is none.
 type PolicyState struct {
-	Commit  ObjectID `json:"commit"`            // of the default branch, that last changed the file or was seen first with it
+	Commit  ObjectID `json:"commit"`            // the head of the default branch, at which it was read
 	Blob    ObjectID `json:"blob,omitempty"`    // the file's content; empty when there is no such file
 	Policy  *Policy  `json:"policy,omitempty"`  // nil when there is none or it cannot be read
 	Problem string   `json:"problem,omitempty"` // why it cannot be read: every gate is closed

@@ -97,7 +97,7 @@ func TestInfoRefs(t *testing.T) {
 		{"push to a model that is to be", "/acme/fresh.git/info/refs?service=git-receive-pack", []string{name, value}, 200, "report-status"},
 		{"push to a name that cannot be", "/acme/api.git/info/refs?service=git-receive-pack", []string{name, value}, 400, "reserved"},
 		{"push by a stranger", "/acme/fraud.git/info/refs?service=git-receive-pack", nil, 401, "token"},
-		{"fetch with a wrong token", "/acme/fraud.git/info/refs?service=git-upload-pack", []string{"Authorization", "Bearer hb_wrong"}, 401, "herdbook: this needs a token"},
+		{"fetch with a wrong token", "/acme/fraud.git/info/refs?service=git-upload-pack", []string{"Authorization", "Bearer hb_wrong"}, 401, "herdbook: the token is wrong"},
 		{"fetch from no model", "/acme/none.git/info/refs?service=git-upload-pack", []string{name, value}, 404, "acme/none"},
 		{"dumb protocol", "/acme/fraud.git/info/refs", nil, 403, "smart HTTP"},
 		{"another service", "/acme/fraud.git/info/refs?service=git-upload-archive", nil, 400, "no service"},

@@ -292,6 +292,11 @@ func (h *Handler) transfer(c echo.Context, method string, right access.Action) (
 	if err != nil || !ok {
 		return m, o, by, fmt.Errorf("the address of the object is not valid any more; ask for it again: %w", registry.ErrForbidden)
 	}
+	// Whoever asked without a token has no right of their own: only while the model is public may
+	// they have what they were promised.
+	if stranger := access.Anonymous(true); grant.Actor == stranger.Name && !access.CanRead(stranger, &m) {
+		return m, o, by, fmt.Errorf("the address of the object is not valid any more; ask for it again: %w", registry.ErrForbidden)
+	}
 	o.Size, by.Identity = grant.Size, access.Identity{Name: grant.Actor}
 	door.SetIdentity(c, by.Identity) // for the access log
 	return m, o, by, nil

@@ -419,6 +419,21 @@ func TestSignedAddresses(t *testing.T) {
 			t.Errorf("%s: %s = %d %s, want %d", test.name, test.method, a.Status, a.Body, test.status)
 		}
 	}
+	// What a caller without a token was given ends when the model is public no more.
+	stranger := grant
+	stranger.Actor = "anonymous"
+	if a := s.Do("GET", sign(stranger, time.Now()), ""); a.Status != 200 {
+		t.Errorf("GET of a stranger's address of a public model = %d %s, want 200", a.Status, a.Body)
+	}
+	if a := s.As("PATCH", "/api/v1/models/acme/fraud", `{"visibility":"private"}`); a.Status != 200 {
+		t.Fatalf("PATCH = %d %s", a.Status, a.Body)
+	}
+	if a := s.Do("GET", sign(stranger, time.Now()), ""); a.Status != 403 {
+		t.Errorf("GET of a stranger's address of a model that is private now = %d, want 403", a.Status)
+	}
+	if a := s.Do("GET", down, ""); a.Status != 200 {
+		t.Errorf("GET of the administrator's address of a model that is private now = %d %s, want 200", a.Status, a.Body)
+	}
 	// An address does not outlive the model that it was made for.
 	if a := s.As("DELETE", "/api/v1/models/acme/fraud", ""); a.Status != 204 {
 		t.Fatalf("DELETE = %d %s", a.Status, a.Body)
@@ -463,6 +478,7 @@ func TestDownloadRanges(t *testing.T) {
 		if want := content[test.from:test.to]; a.Status != test.status || (a.Status < 300 && a.Body != want) {
 			t.Errorf("%s: %d, %d bytes; want %d, %d bytes", test.name, a.Status, len(a.Body), test.status, len(want))
 		}
+		s.Do("GET", "/healthz", "") // by the same connection: the server is done with the one before
 		if got := sent.Take(); got < int64(test.to-test.from-512) { // net/http copies the first 512 bytes itself
 			t.Errorf("%s: %d of %d bytes went by sendfile", test.name, got, test.to-test.from)
 		}

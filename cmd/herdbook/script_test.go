@@ -33,7 +33,7 @@ import (
 //
 //	start [FLAG...]      starts a server on a free port and waits until it is ready. Sets ADDR, URL and
 //	                     HERDBOOK_URL, and on the first start HERDBOOK_TOKEN; the data directory is $WORK/data
-//	stop, crash          ends it with SIGTERM, which it has to follow with status 0, or with SIGKILL
+//	halt, crash          ends it with SIGTERM, which it has to follow with status 0, or with SIGKILL
 //	eventually CMD ...   runs a program until it exits 0, for at most 20 s; its output is that of the last run
 //	receiver FILE        starts a webhook receiver that writes a line of JSON a request to FILE; sets HOOK
 //	signed FILE SECRET   checks the signature of each request in such a FILE, and that there is one
@@ -50,7 +50,7 @@ func TestScripts(t *testing.T) {
 		Condition:           condition,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "stop": stop, "crash": crash, "eventually": eventually, "receiver": receiver, "signed": signed,
+			"start": start, "halt": halt, "crash": crash, "eventually": eventually, "receiver": receiver, "signed": signed,
 			"random": random, "sumtree": sumtree, "api": callAPI,
 		},
 	})
@@ -208,7 +208,7 @@ func end(work string, signal syscall.Signal) *os.ProcessState {
 	return p.cmd.ProcessState
 }
 
-func stop(ts *testscript.TestScript, _ bool, _ []string) {
+func halt(ts *testscript.TestScript, _ bool, _ []string) {
 	switch state := end(ts.Getenv("WORK"), syscall.SIGTERM); {
 	case state == nil:
 		ts.Fatalf("no server runs")

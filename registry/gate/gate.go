@@ -143,7 +143,7 @@ func (j *Judge) compile(expr string) program {
 	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
 		return program{problem: fmt.Sprintf("the expression gives a %s, not a bool", t)}
 	}
-	p, err := j.env.Program(ast, cel.CostLimit(costLimit), cel.MemoryLimit(sizeLimit), cel.EvalOptions(cel.OptOptimize), cel.CustomDecoratorV2(orderedLiterals),
+	p, err := j.env.Program(ast, cel.CostLimit(costLimit), cel.MemoryLimit(sizeLimit), cel.EvalOptions(cel.OptOptimize), cel.CustomDecoratorV2(orderedLiterals), cel.CustomDecoratorV2(finite),
 		cel.MemoryTracking(types.MemoryTrackerSizeCalculator(types.NewSizeCalculator(sizes()...))))
 	if err != nil {
 		return program{problem: "the expression does not compile: " + firstLine(err)}

@@ -55,6 +55,7 @@ var table = []struct {
 }{
 	{registry.ErrInvalid, Invalid},
 	{registry.ErrUnauthenticated, Unauthenticated},
+	{registry.ErrWrongToken, Unauthenticated},
 	{registry.ErrForbidden, Forbidden},
 	{registry.ErrGateClosed, Conflict},
 	{registry.ErrImmutable, Conflict},
@@ -87,6 +88,9 @@ func Detail(err error) string {
 	case Internal:
 		return "internal error"
 	case Unauthenticated:
+		if errors.Is(err, registry.ErrWrongToken) {
+			return "the token is wrong, or it was revoked"
+		}
 		return "this needs a token: send it as a bearer token, or as the password of HTTP Basic authentication with any user name"
 	case NoSpace:
 		return "the server has no space left for new content; reading still works"

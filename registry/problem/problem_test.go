@@ -31,6 +31,7 @@ var sentinels = map[string]struct {
 	"ErrConflict":        {registry.ErrConflict, problem.Conflict, 409},
 	"ErrGateClosed":      {registry.ErrGateClosed, problem.Conflict, 409},
 	"ErrUnauthenticated": {registry.ErrUnauthenticated, problem.Unauthenticated, 401},
+	"ErrWrongToken":      {registry.ErrWrongToken, problem.Unauthenticated, 401},
 	"ErrForbidden":       {registry.ErrForbidden, problem.Forbidden, 403},
 	"ErrTooLarge":        {registry.ErrTooLarge, problem.TooLarge, 413},
 	"ErrNotReady":        {registry.ErrNotReady, problem.NotReady, 404},

@@ -29,6 +29,9 @@ type Tokens interface {
 	Token(ctx context.Context, hash string) (registry.Token, error)
 }
 
+// RoleAdmin is the role of a token that may do everything.
+const RoleAdmin = "admin"
+
 // Authenticator identifies callers.
 type Authenticator struct {
 	Tokens        Tokens
@@ -39,7 +42,7 @@ type Authenticator struct {
 // Identify tells who sent the request. Wrong credentials are registry.ErrUnauthenticated.
 func (a *Authenticator) Identify(r *http.Request) (access.Identity, error) {
 	if a.NoAuth {
-		return access.Identity{Name: "anonymous", Role: access.Admin}, nil
+		return access.Identity{Name: "unauthenticated", Role: access.Admin}, nil
 	}
 	header := r.Header.Get("Authorization")
 	if header == "" {
@@ -54,10 +57,13 @@ func (a *Authenticator) Identify(r *http.Request) (access.Identity, error) {
 	}
 	known, err := a.Tokens.Token(r.Context(), Hash(token))
 	if errors.Is(err, registry.ErrNotFound) {
-		return access.Identity{}, fmt.Errorf("unknown token: %w", registry.ErrUnauthenticated)
+		return access.Identity{}, registry.ErrWrongToken
 	}
 	if err != nil {
 		return access.Identity{}, err
+	}
+	if known.Role != RoleAdmin {
+		return access.Identity{}, fmt.Errorf("token %s has the role %q, which this version of Herdbook does not know: %w", known.ID, known.Role, registry.ErrForbidden)
 	}
 	return access.Identity{Name: known.Owner, Role: access.Admin, TokenID: known.ID}, nil
 }
@@ -81,16 +87,16 @@ func credentials(r *http.Request, header string) (string, error) {
 		// Some clients send the token as the user and nothing, or a fixed word, as the password.
 		user, password, ok := r.BasicAuth()
 		if !ok {
-			return "", fmt.Errorf("malformed Basic credentials: %w", registry.ErrUnauthenticated)
+			return "", fmt.Errorf("malformed Basic credentials: %w", registry.ErrWrongToken)
 		}
 		if token = password; strings.HasPrefix(user, tokenPrefix) {
 			token = user
 		}
 	} else if !strings.EqualFold(scheme, "bearer") {
-		return "", fmt.Errorf("credentials that are neither Bearer nor Basic: %w", registry.ErrUnauthenticated)
+		return "", fmt.Errorf("credentials that are neither Bearer nor Basic: %w", registry.ErrWrongToken)
 	}
 	if token == "" || len(token) > maxTokenLen {
-		return "", fmt.Errorf("no token in the credentials: %w", registry.ErrUnauthenticated)
+		return "", fmt.Errorf("no token in the credentials: %w", registry.ErrWrongToken)
 	}
 	return token, nil
 }

@@ -39,7 +39,8 @@ func basic(user, password string) string {
 func TestIdentify(t *testing.T) {
 	secret, kept := auth.NewToken("ada", "admin")
 	ada := access.Identity{Name: "ada", Role: access.Admin, TokenID: kept.ID}
-	known := tokens{kept.Hash: kept}
+	newer, keptNewer := auth.NewToken("eve", "owner")
+	known := tokens{kept.Hash: kept, keptNewer.Hash: keptNewer}
 	tests := []struct {
 		name, header string
 		want         access.Identity
@@ -55,6 +56,7 @@ func TestIdentify(t *testing.T) {
 		{"basic in another case", strings.Replace(basic("any", secret), "Basic", "basic", 1), ada, nil},
 		{"no credentials", "", access.Identity{Name: "anonymous", Role: access.Reader}, nil},
 		{"the token of those who have none", "Bearer " + auth.Anonymous, access.Identity{Name: "anonymous", Role: access.Reader}, nil},
+		{"a role of a later version", "Bearer " + newer, access.Identity{}, registry.ErrForbidden},
 		{"unknown token", "Bearer hb_0123", access.Identity{}, registry.ErrUnauthenticated},
 		{"unknown password", basic("ada", "hb_0123"), access.Identity{}, registry.ErrUnauthenticated},
 		{"the hash itself", "Bearer " + kept.Hash, access.Identity{}, registry.ErrUnauthenticated},
