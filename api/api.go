@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -102,7 +103,11 @@ type Config struct {
 	PublicURL     *url.URL // where clients reach the server
 	AnonymousRead bool
 	NoAuth        bool
-	Version       string
+
+	// Patience is how long a client may send nothing in the middle of a body; by default one
+	// minute.
+	Patience time.Duration
+	Version  string
 }
 
 // Server answers requests.
@@ -115,6 +120,9 @@ type Server struct {
 
 // New assembles a Server.
 func New(c Config) *Server {
+	if c.Patience == 0 {
+		c.Patience = time.Minute
+	}
 	s := &Server{Config: c, echo: echo.New(), metrics: newRequestMetrics(c.Metrics)}
 	s.auth = &auth.Authenticator{Tokens: c.Index, AnonymousRead: c.AnonymousRead, NoAuth: c.NoAuth}
 	s.echo.HideBanner, s.echo.HidePort = true, true
@@ -131,7 +139,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.Serv
 func (s *Server) routes() {
 	e := s.echo
 	read := []string{http.MethodGet, http.MethodHead}
-	e.Use(s.requestID, s.observe, s.recover, s.sameOrigin, s.identify)
+	e.Use(s.requestID, s.observe, s.recover, s.patience, s.sameOrigin, s.identify)
 
 	e.Match(read, "/healthz", s.health)
 	e.Match(read, "/readyz", s.ready)

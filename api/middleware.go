@@ -3,9 +3,12 @@ package api
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"regexp"
 	"runtime/debug"
 	"strconv"
@@ -34,6 +37,40 @@ func (s *Server) requestID(next echo.HandlerFunc) echo.HandlerFunc {
 		c.Response().Header().Set(echo.HeaderXRequestID, id)
 		return next(c)
 	}
+}
+
+// patience ends requests whose body does not come: a body may take hours on a slow line, but
+// something of it has to arrive now and then.
+func (s *Server) patience(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if r := c.Request(); r.Body != nil && r.Body != http.NoBody {
+			r.Body = &patientBody{r.Body, http.NewResponseController(c.Response().Writer), s.Patience}
+		}
+		return next(c)
+	}
+}
+
+// patientBody sets a deadline for each read.
+type patientBody struct {
+	io.ReadCloser
+	connection *http.ResponseController
+	patience   time.Duration
+}
+
+// Read implements io.Reader.
+func (b *patientBody) Read(p []byte) (int, error) {
+	// It fails where a test has no connection; then nobody can stall.
+	_ = b.connection.SetReadDeadline(time.Now().Add(b.patience))
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		// From here on the server listens for whether the client is still there, for as long as the
+		// answer takes.
+		_ = b.connection.SetReadDeadline(time.Time{})
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("nothing came of the body for %s: %w", b.patience, registry.ErrUnavailable)
+	}
+	return n, err
 }
 
 // sameOrigin refuses what a page of another site makes a browser do here: a browser adds the

@@ -22,6 +22,7 @@ type versionView struct {
 	PlainHTTP   bool
 	CloneURL    string
 	Places      []registry.Place
+	Policy      registry.PolicyState
 	Verdicts    []verdictView
 	Evaluations []evaluationView
 	Lineage     lineageView
@@ -74,6 +75,9 @@ type verdictView struct {
 func (p *Pages) addVerdicts(ctx context.Context, view *versionView) error {
 	verdicts, err := p.Judge.Verdicts(ctx, view.Model, view.VersionRecord)
 	if err != nil {
+		return err
+	}
+	if view.Policy, err = p.Index.Policy(ctx, view.Model.ID); err != nil {
 		return err
 	}
 	if view.Places, err = p.environments(ctx, view.Model); err != nil {

@@ -123,14 +123,18 @@ func New(c Config) (*Pages, error) {
 
 // Register adds the routes.
 func (p *Pages) Register(e *echo.Echo) {
-	e.GET("/", p.index)
-	e.GET("/login", p.logIn)
-	e.GET("/favicon.ico", p.icon.serve)
-	e.GET(p.stylesheet.path, p.stylesheet.serve)
-	e.GET(p.icon.path, p.icon.serve)
-	e.GET("/:ns/:name", p.model)
-	e.GET("/:ns/:name/versions/:tag", p.version)
-	e.GET("/:ns/:name/raw/:commit/*", p.raw)
+	for path, handler := range map[string]echo.HandlerFunc{
+		"/":                        p.index,
+		"/login":                   p.logIn,
+		"/favicon.ico":             p.icon.serve,
+		p.stylesheet.path:          p.stylesheet.serve,
+		p.icon.path:                p.icon.serve,
+		"/:ns/:name":               p.model,
+		"/:ns/:name/versions/:tag": p.version,
+		"/:ns/:name/raw/:commit/*": p.raw,
+	} {
+		e.Match([]string{http.MethodGet, http.MethodHead}, path, handler)
+	}
 }
 
 // asset is a file that belongs to the pages. Its address holds a part of its SHA-256, so that

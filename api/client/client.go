@@ -73,7 +73,11 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) (ne
 	}
 	answer, err := client.Do(r)
 	if err != nil {
-		return "", fmt.Errorf("reach the server: %w", err)
+		var in *url.Error
+		if errors.As(err, &in) {
+			err = in.Err // without the method and the path
+		}
+		return "", fmt.Errorf("the server at %s cannot be reached: %w", c.URL, err)
 	}
 	defer answer.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswerBytes))

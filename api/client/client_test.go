@@ -161,7 +161,7 @@ func TestOtherServers(t *testing.T) {
 			t.Errorf("%s: %v, want an error that says %q", test.name, err, test.want)
 		}
 	}
-	if _, err := (&client.Client{URL: "http://127.0.0.1:1"}).Models(t.Context()); err == nil || !strings.Contains(err.Error(), "reach the server") {
+	if _, err := (&client.Client{URL: "http://127.0.0.1:1"}).Models(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot be reached") {
 		t.Errorf("nobody listens: %v, want an error that says so", err)
 	}
 	if _, err := (&client.Client{URL: "::"}).Models(t.Context()); err == nil || !strings.Contains(err.Error(), "address of the server") {

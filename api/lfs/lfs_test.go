@@ -478,7 +478,7 @@ func TestDownloadRanges(t *testing.T) {
 		if want := content[test.from:test.to]; a.Status != test.status || (a.Status < 300 && a.Body != want) {
 			t.Errorf("%s: %d, %d bytes; want %d, %d bytes", test.name, a.Status, len(a.Body), test.status, len(want))
 		}
-		s.Do("GET", "/healthz", "") // by the same connection: the server is done with the one before
+		s.Do("GET", "/healthz", "")                                 // by the same connection: the server is done with the one before
 		if got := sent.Take(); got < int64(test.to-test.from-512) { // net/http copies the first 512 bytes itself
 			t.Errorf("%s: %d of %d bytes went by sendfile", test.name, got, test.to-test.from)
 		}

@@ -102,10 +102,10 @@ func TestErrorsOfTheCommandLine(t *testing.T) {
 		{[]string{"promote", "acme/fraud", "--env", "x"}, 2, "version"},
 		{[]string{"promote", "acme/fraud", "v1.0.0"}, 2, "--env"},
 		{[]string{"completion", "tcsh"}, 2, "bash"},
-		{[]string{"models"}, 1, "reach the server"},
+		{[]string{"models"}, 1, "cannot be reached"},
 		{[]string{"versions", "acme"}, 1, "NAMESPACE/NAME"},
 		{[]string{"versions", "acme/UP"}, 1, "UP"},
-		{[]string{"gate", "acme/fraud", "v1.0.0"}, 1, "reach the server"},
+		{[]string{"gate", "acme/fraud", "v1.0.0"}, 1, "cannot be reached"},
 		{[]string{"evaluate", "acme/fraud", "v1.0.0", "--file", evaluation}, 1, "is not JSON"},
 		{[]string{"evaluate", "acme/fraud", "v1.0.0", "--file", evaluation + ".none"}, 1, "no such file"},
 		{[]string{"evaluate", "acme/fraud", "v1.0.0", "--file", "-"}, 1, "is not JSON"},
@@ -284,5 +284,14 @@ func TestOpenHooks(t *testing.T) {
 	hook.URL = "example.org"
 	if _, err := openHooks(settings{public: public, Hooks: []hookSettings{hook}}); err == nil || !strings.Contains(err.Error(), "hook notify") {
 		t.Errorf("openHooks with a bad address = %v, want an error that names the hook", err)
+	}
+}
+
+func TestWhatOthersWroteDoesNotSteerTheTerminal(t *testing.T) {
+	var shown bytes.Buffer
+	const in = "a\x1b[31mred\x00\x7f\u009b2J\ttab\nline – ok\r\n"
+	n, err := printable{&shown}.Write([]byte(in))
+	if want := "a?[31mred???2J\ttab\nline – ok\r\n"; n != len(in) || err != nil || shown.String() != want {
+		t.Errorf("Write(%q) = %d, %v and shows %q, want %d, nil and %q", in, n, err, shown.String(), len(in), want)
 	}
 }

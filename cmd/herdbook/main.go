@@ -2,6 +2,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +11,10 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"unicode"
 
 	"github.com/alecthomas/kong"
+	"golang.org/x/term"
 
 	"github.com/herdbook/herdbook/storage/gitrepo/hook"
 )
@@ -22,7 +25,7 @@ func main() {
 		os.Exit(hook.Main())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], terminal{os.Stdin, os.Stdout, os.Stderr})
+	code := run(ctx, os.Args[1:], terminal{os.Stdin, printing(os.Stdout), printing(os.Stderr)})
 	stop()
 	os.Exit(code)
 }
@@ -31,6 +34,31 @@ func main() {
 type terminal struct {
 	in       io.Reader
 	out, err io.Writer
+}
+
+// printing is where to print to: f itself, unless it is a terminal.
+func printing(f *os.File) io.Writer {
+	if term.IsTerminal(int(f.Fd())) {
+		return printable{f}
+	}
+	return f
+}
+
+// printable is a terminal that what other people wrote into names and reasons cannot steer: a
+// control character becomes a question mark.
+type printable struct{ io.Writer }
+
+func (p printable) Write(b []byte) (int, error) {
+	clean := bytes.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' && r != '\r' {
+			return '?'
+		}
+		return r
+	}, b)
+	if _, err := p.Writer.Write(clean); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // commands is the command line.

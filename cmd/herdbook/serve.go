@@ -10,13 +10,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"golang.org/x/term"
 
 	"github.com/herdbook/herdbook/api"
 	"github.com/herdbook/herdbook/api/githttp"
@@ -209,7 +207,7 @@ func (s *server) firstToken(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if _, ok := out.(printable); ok {
 		fmt.Fprintf(out, "\nThe administrator's access token, also kept in %s:\n\n  %s\n\n", path, secret)
 		return nil
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -67,7 +68,16 @@ func readSettings(configFile string, flags map[string]any) (settings, error) {
 	known := k.Keys()
 	known = append(known, "public_url", "insecure_no_auth")
 	if configFile != "" {
-		if err := k.Load(file.Provider(configFile), yaml.Parser()); err != nil {
+		given := koanf.New(".")
+		if err := given.Load(file.Provider(configFile), yaml.Parser()); err != nil {
+			return settings{}, fmt.Errorf("configuration %s: %w", configFile, err)
+		}
+		for _, name := range slices.Sorted(maps.Keys(given.Raw())) {
+			if name != "hooks" && !slices.Contains(known, name) {
+				return settings{}, fmt.Errorf("configuration %s: there is no setting %q", configFile, name)
+			}
+		}
+		if err := k.Merge(given); err != nil {
 			return settings{}, fmt.Errorf("configuration %s: %w", configFile, err)
 		}
 	}

@@ -238,6 +238,31 @@ func TestFetchesAreLimitedAndKilled(t *testing.T) {
 	}
 }
 
+// A client that does not say what it wants keeps nobody from fetching.
+func TestFetchThatSaysNothingTakesNoTurn(t *testing.T) {
+	s := newServer(t, func(c *gitrepo.Config) { c.MaxFetches = 1 })
+	w := newClient(t).work(s, 1)
+	w.git("push", "-q", "origin", "main")
+	fetch := func(ctx context.Context, in io.Reader) error {
+		return s.store.UploadPack(ctx, gitrepo.UploadPack{Repository: s.repo(), GitProtocol: "version=2", In: in, Out: io.Discard})
+	}
+	in, silent := io.Pipe()
+	ended := make(chan error, 1)
+	go func() { ended <- fetch(t.Context(), in) }()
+	if _, err := io.WriteString(silent, pkt("command=fetch\n")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := fetch(ctx, strings.NewReader(fetchRequest(w.rev("HEAD")))); err != nil {
+		t.Errorf("a fetch beside one that says nothing = %v", err)
+	}
+	silent.CloseWithError(errors.New("gone"))
+	if err := <-ended; err == nil {
+		t.Error("the fetch of a client that went away = nil, want an error")
+	}
+}
+
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

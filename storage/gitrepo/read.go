@@ -525,6 +525,8 @@ func newCommit(c *object.Commit) registry.Commit {
 	return commit
 }
 
-func newPerson(s object.Signature) registry.Signature { return registry.Signature{Name: s.Name, Email: s.Email, At: s.When} }
+func newPerson(s object.Signature) registry.Signature {
+	return registry.Signature{Name: s.Name, Email: s.Email, At: s.When}
+}
 
 func objectID(h plumbing.Hash) registry.ObjectID { return registry.ObjectID(h.String()) }

@@ -178,7 +178,10 @@ func (s *Store) UploadPack(ctx context.Context, req UploadPack) error {
 	if err := req.Repository.mustExist(); err != nil {
 		return err
 	}
-	in := bufio.NewReaderSize(req.In, 4<<10)
+	in := bufio.NewReaderSize(req.In, 64<<10)
+	// Before it takes a turn from others a client has to say what it wants: most of what a fetch asks for is
+	// no longer than this.
+	_, _ = in.Peek(in.Size())
 	if !listsRefs(in) {
 		release, err := s.waitForTurn(ctx)
 		if err != nil {
