@@ -20,14 +20,15 @@ func (completionCommand) Help() string {
 // Run prints the script. The words come from the command line itself, so that a new command or
 // flag is completed too.
 func (c completionCommand) Run(t terminal, parser *kong.Kong) error {
-	names, helps, flags := words(parser)
+	names, helps, flags, arguments := words(parser)
 	var script strings.Builder
 	switch c.Shell {
 	case "bash":
 		fmt.Fprintf(&script, "_herdbook() {\n  local cur=${COMP_WORDS[COMP_CWORD]} words\n  if [ \"$COMP_CWORD\" -eq 1 ]; then words='%s'\n  else case ${COMP_WORDS[1]} in\n", strings.Join(names, " "))
 		for _, name := range names {
-			fmt.Fprintf(&script, "    %s) words='%s' ;;\n", name, strings.Join(flags[name], " "))
+			fmt.Fprintf(&script, "    %s) words='%s'; [[ $cur == -* ]] && words='%s' ;;\n", name, strings.Join(arguments[name], " "), strings.Join(flags[name], " "))
 		}
+		// Without a word that fits, -o default offers files.
 		script.WriteString("    esac\n  fi\n  mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n}\ncomplete -o default -F _herdbook herdbook\n")
 	case "zsh":
 		script.WriteString("#compdef herdbook\n_herdbook() {\n  if (( CURRENT == 2 )); then\n    local -a commands=(\n")
@@ -36,12 +37,15 @@ func (c completionCommand) Run(t terminal, parser *kong.Kong) error {
 		}
 		script.WriteString("    )\n    _describe command commands\n    return\n  fi\n  case $words[2] in\n")
 		for _, name := range names {
-			fmt.Fprintf(&script, "    %s) compadd -- %s; _files ;;\n", name, strings.Join(flags[name], " "))
+			fmt.Fprintf(&script, "    %s) compadd -- %s; _files ;;\n", name, strings.Join(append(arguments[name], flags[name]...), " "))
 		}
 		script.WriteString("  esac\n}\ncompdef _herdbook herdbook\n")
 	case "fish":
 		for _, name := range names {
 			fmt.Fprintf(&script, "complete -c herdbook -n __fish_use_subcommand -a %s -d '%s'\n", name, strings.ReplaceAll(helps[name], "'", ""))
+			if words := arguments[name]; len(words) > 0 {
+				fmt.Fprintf(&script, "complete -c herdbook -f -n '__fish_seen_subcommand_from %s' -a '%s'\n", name, strings.Join(words, " "))
+			}
 			for _, flag := range flags[name] {
 				fmt.Fprintf(&script, "complete -c herdbook -n '__fish_seen_subcommand_from %s' -l %s\n", name, strings.TrimPrefix(flag, "--"))
 			}
@@ -51,9 +55,9 @@ func (c completionCommand) Run(t terminal, parser *kong.Kong) error {
 	return err
 }
 
-// words are the commands, what each is for, and the flags of each.
-func words(parser *kong.Kong) (names []string, helps map[string]string, flags map[string][]string) {
-	helps, flags = map[string]string{}, map[string][]string{}
+// words are the commands, what each is for, its flags, and the words that its arguments may be.
+func words(parser *kong.Kong) (names []string, helps map[string]string, flags, arguments map[string][]string) {
+	helps, flags, arguments = map[string]string{}, map[string][]string{}, map[string][]string{}
 	for _, command := range parser.Model.Children {
 		names = append(names, command.Name)
 		helps[command.Name] = command.Help
@@ -61,5 +65,13 @@ func words(parser *kong.Kong) (names []string, helps map[string]string, flags ma
 			flags[command.Name] = append(flags[command.Name], "--"+flag.Name)
 		}
 	}
-	return names, helps, flags
+	for _, command := range parser.Model.Children {
+		for _, argument := range command.Positional {
+			if argument.Enum != "" {
+				arguments[command.Name] = append(arguments[command.Name], argument.EnumSlice()...)
+			}
+		}
+	}
+	arguments["help"] = names
+	return names, helps, flags, arguments
 }

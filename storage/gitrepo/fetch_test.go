@@ -233,8 +233,11 @@ func TestFetchesAreLimitedAndKilled(t *testing.T) {
 	if err := fetch(t.Context(), fetchRequest(w.rev("HEAD")), writerFunc(func([]byte) (int, error) { return 0, broken })); !errors.Is(err, broken) {
 		t.Errorf("a fetch whose client takes nothing = %v, want %v", err, broken)
 	}
-	if err := fetch(t.Context(), "0009junk\n0000", io.Discard); err == nil {
-		t.Error("a request that makes no sense = nil, want an error")
+	if err := fetch(t.Context(), "0009junk\n0000", io.Discard); !errors.Is(err, registry.ErrInvalid) {
+		t.Errorf("a request that makes no sense = %v, want ErrInvalid", err)
+	}
+	if err := fetch(t.Context(), fetchRequest(absentID), io.Discard); !errors.Is(err, registry.ErrInvalid) {
+		t.Errorf("a request for what is not there = %v, want ErrInvalid", err)
 	}
 }
 

@@ -220,11 +220,21 @@ func (s *Store) UploadPack(ctx context.Context, req UploadPack) error {
 			break
 		}
 	}
-	if err := cmd.wait(); err != nil {
+	err = cmd.wait()
+	if exitCode(err) == exitFatal && ctx.Err() == nil {
+		// A client that asks for what there is not, or that does not speak the protocol. Where git has an
+		// answer for it, that was sent.
+		s.log.DebugContext(ctx, "git does not take a request", "model", req.Repository.name, "reason", err.Error())
+		err = registry.Invalid("", "the request is not one of Git's protocol, or names what is not there")
+	}
+	if err != nil {
 		return fmt.Errorf("fetch of %s: %w", req.Repository.name, err)
 	}
 	return nil
 }
+
+// exitFatal is how git ends when it gives up. Source: git, usage.c, die().
+const exitFatal = 128
 
 // listsRefs reports whether a request is the ls-refs of protocol v2, which is cheap.
 func listsRefs(in *bufio.Reader) bool {
