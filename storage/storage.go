@@ -81,14 +81,10 @@ func Open(ctx context.Context, c Config) (_ *Data, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("blobs: %w", err)
 	}
-	if d.journal, err = journal.Open(journal.Config{Dir: d.path(journalDir), Apply: d.apply}); err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
+	if err := d.openJournal(ctx, c.Log); err != nil {
+		return nil, err
 	}
-	if cut := d.journal.Recovery(); cut.TruncatedBytes > 0 {
-		c.Log.WarnContext(ctx, "the end of the journal was not finished when the server stopped, and was cut off; nothing in it was acknowledged",
-			"segment", cut.Segment, "offset", cut.Offset, "bytes", cut.TruncatedBytes)
-	}
-	if err := d.openIndex(ctx, c.Log); err != nil {
+	if err := d.bringUp(ctx, c.Log); err != nil {
 		return nil, err
 	}
 	if d.journal.Next() == 1 {
@@ -132,20 +128,47 @@ func lock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// openIndex opens the index and applies what it lacks of the journal. An index that goes
-// beyond the journal, or that cannot take a group, belongs to something else: it is set aside.
-func (d *Data) openIndex(ctx context.Context, log *slog.Logger) error {
-	db, err := index.Open(d.path(indexFile), log)
+// openJournal opens the index and the journal. An index that is ahead of the journal knows of
+// groups that were acknowledged and are lost. Then the directory is not opened, and nothing in
+// it changes, so that the journal can still be repaired: to go on without them is the operator's
+// to decide.
+func (d *Data) openJournal(ctx context.Context, log *slog.Logger) (err error) {
+	if d.Index, err = index.Open(d.path(indexFile), log); err != nil {
+		return err
+	}
+	applied, err := d.Index.Applied(ctx)
 	if err != nil {
 		return err
 	}
-	d.Index = db
-	err = d.replay(ctx, log)
+	d.journal, err = journal.Open(journal.Config{Dir: d.path(journalDir), Apply: d.apply, Durable: applied})
+	var lost *journal.LostError
+	switch {
+	case errors.As(err, &lost):
+		return fmt.Errorf("%w. They were acknowledged, and the index has them. Put the journal back from a backup that has them too; or, to go on without them, move %s away. Then start again",
+			err, d.path(indexFile))
+	case err != nil:
+		return fmt.Errorf("journal: %w", err)
+	}
+	if cut := d.journal.Recovery(); cut.TruncatedBytes > 0 {
+		log.WarnContext(ctx, "the end of the journal was not finished when the server stopped, and was cut off; nothing in it was acknowledged",
+			"segment", cut.Segment, "offset", cut.Offset, "bytes", cut.TruncatedBytes)
+	}
+	return nil
+}
+
+// bringUp applies what the index lacks of the journal. An index of another journal, or one that is
+// damaged, is set aside and made anew.
+func (d *Data) bringUp(ctx context.Context, log *slog.Logger) error {
+	err := d.checkOrigin(ctx)
+	if err == nil {
+		err = d.replay(ctx, log)
+	}
 	if !errors.Is(err, index.ErrDamaged) {
 		return err
 	}
 	log.WarnContext(ctx, "the index does not fit the journal; it is set aside and rebuilt", "reason", err.Error())
-	if err := db.Close(); err != nil {
+	err, d.Index = d.Index.Close(), nil
+	if err != nil {
 		return err
 	}
 	if err := os.Rename(d.path(indexFile), d.path(indexFile+".damaged")); err != nil {
@@ -157,15 +180,47 @@ func (d *Data) openIndex(ctx context.Context, log *slog.Logger) error {
 	return d.replay(ctx, log)
 }
 
+// checkOrigin returns an error when the index is a view of another journal.
+func (d *Data) checkOrigin(ctx context.Context) error {
+	applied, err := d.Index.Applied(ctx)
+	if err != nil || applied == 0 {
+		return err
+	}
+	viewed, err := d.Index.JournalID(ctx)
+	if err != nil && !errors.Is(err, registry.ErrNotFound) {
+		return err
+	}
+	id, err := d.journalID(ctx)
+	if err == nil && id != viewed {
+		err = fmt.Errorf("the index is a view of journal %q, and the journal is %q: %w", viewed, id, index.ErrDamaged)
+	}
+	return err
+}
+
+// journalID is the name that the first record of the journal gives it.
+func (d *Data) journalID(ctx context.Context) (string, error) {
+	for g, err := range d.journal.Read(ctx, 1) {
+		if err != nil {
+			return "", fmt.Errorf("read the journal: %w", err)
+		}
+		group, err := d.decoder.Decode(g.Payload)
+		if err != nil {
+			return "", fmt.Errorf("group %d: %w", g.Seq, err)
+		}
+		if len(group.Records) > 0 {
+			started, _ := group.Records[0].(registry.JournalStarted)
+			return started.ID, nil
+		}
+	}
+	return "", nil
+}
+
 func (d *Data) replay(ctx context.Context, log *slog.Logger) error {
 	applied, err := d.Index.Applied(ctx)
 	if err != nil {
 		return err
 	}
 	next := d.journal.Next()
-	if applied >= next {
-		return fmt.Errorf("the index is at group %d and the journal ends at %d: %w", applied, next-1, index.ErrDamaged)
-	}
 	if applied+1 == next {
 		return nil
 	}
@@ -203,11 +258,19 @@ func (d *Data) apply(batch []journal.Group) error {
 	return d.Index.Apply(entries)
 }
 
-// Commit makes a group durable and visible, or reports why not.
+// Commit makes a group durable and visible, or reports why not. A group that could not be read
+// back or applied never gets into the journal, where it would stand before all others for ever.
 func (d *Data) Commit(ctx context.Context, g registry.Group) error {
 	payload, err := registry.EncodeGroup(g)
 	if err != nil {
 		return err
+	}
+	read, err := d.decoder.Decode(payload)
+	if err == nil {
+		err = index.Check(read)
+	}
+	if err != nil {
+		return fmt.Errorf("commit: %w", err)
 	}
 	_, err = d.journal.Append(ctx, payload)
 	switch {

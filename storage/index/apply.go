@@ -98,11 +98,11 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 		return t.put(bucketGates, key(r.ModelID, r.Tag.String(), r.Verdict.Environment.String()), r.Verdict)
 	case registry.PromotionRefused:
 		t.counts.Refused++
-		n, err := t.next(bucketRefused)
+		k, err := t.numbered(bucketRefused, r.ModelID)
 		if err != nil {
 			return err
 		}
-		return t.put(bucketRefused, key(r.ModelID, ordered(n)), registry.Refusal{Tag: r.Tag, Verdict: r.Verdict, Reason: r.Reason, Actor: g.Actor, At: g.At})
+		return t.put(bucketRefused, k, registry.Refusal{Tag: r.Tag, Verdict: r.Verdict, Reason: r.Reason, Actor: g.Actor, At: g.At})
 	case registry.EnvironmentChanged:
 		return environmentChanged(t, r, e, place)
 	case registry.ApprovalGiven:
@@ -288,11 +288,10 @@ func imageBuilt(t tx, r registry.ImageBuilt, e Entry, place int) error {
 
 func evaluated(t tx, r registry.EvaluationRecorded, e Entry, place int) error {
 	t.counts.Evaluations++
-	n, err := t.next(bucketEvaluations)
+	k, err := t.numbered(bucketEvaluations, r.ModelID, string(r.Evaluation.Commit))
 	if err != nil {
 		return err
 	}
-	k := key(r.ModelID, string(r.Evaluation.Commit), ordered(n))
 	if err := t.put(bucketEvaluations, k, r.Evaluation); err != nil {
 		return err
 	}
@@ -316,11 +315,10 @@ func environmentChanged(t tx, r registry.EnvironmentChanged, e Entry, place int)
 	if err := t.put(bucketEnvironments, k, state); err != nil {
 		return err
 	}
-	n, err := t.next(bucketHistory)
+	historyKey, err := t.numbered(bucketHistory, r.ModelID, c.Environment.String())
 	if err != nil {
 		return err
 	}
-	historyKey := key(r.ModelID, c.Environment.String(), ordered(n))
 	if err := t.put(bucketHistory, historyKey, c); err != nil {
 		return err
 	}
@@ -371,6 +369,9 @@ func addEdges(t tx, edges []registry.LineageEdge) error {
 // say where another node came from.
 func deleteEdges(t tx, node string) error {
 	for r := range t.scan(bucketOut, prefix(node), nil) {
+		if err := r.check(); err != nil {
+			return err
+		}
 		e := outEdge(r.key)
 		if err := t.delete(bucketIn, key(e.To, string(e.Kind), e.From, string(e.Relation))); err != nil {
 			return err

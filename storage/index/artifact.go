@@ -1,6 +1,7 @@
 package index
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -39,6 +40,9 @@ func (db *DB) Tags(ctx context.Context, repository, last string, limit int) (tag
 				more = true
 				return nil
 			}
+			if err := r.check(); err != nil {
+				return err
+			}
 			tags = append(tags, string(r.key[len(p):]))
 		}
 		return nil
@@ -52,6 +56,9 @@ func (db *DB) Referrers(ctx context.Context, repository string, d digest.Digest)
 	err := db.view(ctx, func(t tx) error {
 		p := prefix(repository, d.String())
 		for r := range t.scan(bucketReferrers, p, nil) {
+			if err := r.check(); err != nil {
+				return err
+			}
 			var m registry.StoredManifest
 			found, err := t.get(bucketManifests, key(repository, string(r.key[len(p):])), &m)
 			if err != nil {
@@ -64,17 +71,7 @@ func (db *DB) Referrers(ctx context.Context, repository string, d digest.Digest)
 		return nil
 	})
 	slices.SortFunc(referrers, func(a, b registry.StoredManifest) int {
-		return compare(a.Digest, b.Digest)
+		return cmp.Compare(a.Digest, b.Digest)
 	})
 	return referrers, err
-}
-
-func compare(a, b digest.Digest) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

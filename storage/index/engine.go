@@ -24,6 +24,13 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // a flipped bit would be read as data.
 const sum = 4
 
+// checksum is over all that makes a row, so that neither a key that changed nor a value that came
+// to another key passes.
+func checksum(bucket string, k, data []byte) uint32 {
+	c := crc32.Checksum([]byte(bucket), castagnoli)
+	return crc32.Update(crc32.Update(c, castagnoli, k), castagnoli, data)
+}
+
 // key joins parts with NUL, which no name, tag, ref or digest contains, so that a key sorts by
 // its parts and a prefix of whole parts is a prefix of bytes.
 func key(parts ...string) []byte { return []byte(strings.Join(parts, "\x00")) }
@@ -49,7 +56,7 @@ func (t tx) put(bucket string, k []byte, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", bucket, err)
 	}
-	value := binary.BigEndian.AppendUint32(make([]byte, 0, sum+len(data)), crc32.Checksum(data, castagnoli))
+	value := binary.BigEndian.AppendUint32(make([]byte, 0, sum+len(data)), checksum(bucket, k, data))
 	return t.bolt.Bucket([]byte(bucket)).Put(k, append(value, data...))
 }
 
@@ -86,6 +93,27 @@ func (t tx) next(bucket string) (uint64, error) {
 	return t.bolt.Bucket([]byte(bucket)).NextSequence()
 }
 
+// numbered makes the key of a new row behind the others that begin with these parts, by a number
+// that counts from 1. Each prefix counts for itself: a number that everybody's rows share would
+// tell in a cursor how many there are of those that the caller may not read.
+func (t tx) numbered(bucket string, parts ...string) ([]byte, error) {
+	p := prefix(parts...)
+	cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+	before := cursor.Prev
+	if behind, _ := cursor.Seek(append(key(parts...), 1)); behind == nil {
+		before = cursor.Last
+	}
+	k, v := before()
+	n := uint64(1)
+	if bytes.HasPrefix(k, p) {
+		if err := (row{bucket, k, v}).check(); err != nil {
+			return nil, err
+		}
+		n += binary.BigEndian.Uint64(k[len(p):])
+	}
+	return append(p, ordered(n)...), nil
+}
+
 // row is a key and its still encoded value. Both are valid until the transaction ends.
 type row struct {
 	bucket     string
@@ -93,6 +121,9 @@ type row struct {
 }
 
 func (r row) decode(v any) error { return decode(r.bucket, r.key, r.value, v) }
+
+// check is decode for a row whose key says all.
+func (r row) check() error { return check(r.bucket, r.key, r.value) }
 
 // scan walks the keys that start with p in order, beginning behind after when that is given.
 func (t tx) scan(bucket string, p, after []byte) iter.Seq[row] {
@@ -126,9 +157,16 @@ func all[V any](t tx, bucket string, p []byte) ([]V, error) {
 	return values, nil
 }
 
-func decode(bucket string, k, value []byte, v any) error {
-	if len(value) < sum || binary.BigEndian.Uint32(value) != crc32.Checksum(value[sum:], castagnoli) {
+func check(bucket string, k, value []byte) error {
+	if len(value) < sum || binary.BigEndian.Uint32(value) != checksum(bucket, k, value[sum:]) {
 		return fmt.Errorf("%s %q: checksum: %w", bucket, k, ErrDamaged)
+	}
+	return nil
+}
+
+func decode(bucket string, k, value []byte, v any) error {
+	if err := check(bucket, k, value); err != nil {
+		return err
 	}
 	if err := json.Unmarshal(value[sum:], v); err != nil {
 		return fmt.Errorf("%s %q: %v: %w", bucket, k, err, ErrDamaged)

@@ -6,7 +6,8 @@
 // lost are applied once more from the position that the file itself remembers. A write is
 // therefore not acknowledged by this package but by the journal.
 //
-// Values carry a checksum. Queries that list take the identity of the caller and leave out
+// Each row carries a checksum, and so does a file that was closed; one that is not known to be
+// what was written last is not opened but made anew. Queries that list take the identity of the caller and leave out
 // what it may not read before they count, sort or page.
 package index
 
@@ -16,7 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -29,9 +30,10 @@ import (
 const schema = 1
 
 // The buckets, each with the format of its keys and values. Parts of a key are joined by NUL;
-// numbers are 8 bytes, big endian; values are a CRC-32C and JSON.
+// numbers are 8 bytes, big endian; values are a CRC-32C
+// of bucket, key and JSON, and the JSON.
 const (
-	bucketMeta         = "meta"         // "schema" -> number, "applied" -> the last journal sequence number, "session" -> session, "counts" -> registry.Counts, "journal" -> its id
+	bucketMeta         = "meta"         // "schema" -> number, "applied" -> the last journal sequence number, "counts" -> registry.Counts, "journal" -> its id
 	bucketModels       = "models"       // model id -> registry.Model
 	bucketNames        = "names"        // model name -> model id
 	bucketTombstones   = "tombstones"   // model name, model id -> tombstone
@@ -75,24 +77,36 @@ func Buckets() []string { return append([]string(nil), buckets...) }
 
 // DB is an open index. It is safe for use by many goroutines.
 type DB struct {
-	bolt *bolt.DB
+	bolt    *bolt.DB
+	damaged atomic.Bool // a value was met that is not what was written
 }
 
 // Open opens the index at path, or makes an empty one. A file that cannot be read, or is of
 // another schema, is set aside as path + ".damaged" and replaced by an empty one, with one
 // line in the log; the caller then applies the journal from [DB.Applied].
 func Open(path string, log *slog.Logger) (*DB, error) {
-	db, err := open(path)
-	if err == nil || errors.Is(err, bolterrors.ErrTimeout) || errors.Is(err, os.ErrPermission) {
-		return db, err
+	err := trust(path)
+	if err == nil {
+		var db *DB
+		db, err = open(path)
+		if err == nil {
+			return db, nil
+		}
 	}
-	aside := path + ".damaged"
+	if errors.Is(err, bolterrors.ErrTimeout) || errors.Is(err, os.ErrPermission) {
+		return nil, err
+	}
+	aside := path + damagedSuffix
 	log.Warn("the index cannot be read; it is set aside and rebuilt from the journal", "file", path, "aside", aside, "reason", err.Error())
 	if err := os.Rename(path, aside); err != nil {
 		return nil, fmt.Errorf("set the damaged index aside: %w", err)
 	}
 	return open(path)
 }
+
+// damagedSuffix is added to the name of a file that is set aside. It is kept for whoever wants to
+// know what happened; the next one replaces it.
+const damagedSuffix = ".damaged"
 
 func open(path string) (_ *DB, err error) {
 	// NoSync: see the package comment. The free list is stored, because to find it again would
@@ -106,7 +120,15 @@ func open(path string) (_ *DB, err error) {
 			b.Close()
 		}
 	}()
-	db := &DB{b}
+	// Said before the first change: from here on the file is not the one that was closed.
+	now, err := opened(path)
+	if err == nil {
+		err = now.write(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open index %s: %w", path, err)
+	}
+	db := &DB{bolt: b}
 	return db, db.prepare()
 }
 
@@ -121,10 +143,7 @@ func (db *DB) prepare() error {
 			}
 		}
 		if fresh {
-			if err := t.put(bucketMeta, key("schema"), schema); err != nil {
-				return err
-			}
-			return t.put(bucketMeta, key("session"), session{Boot: bootID()})
+			return t.put(bucketMeta, key("schema"), schema)
 		}
 		var found int
 		if _, err := t.get(bucketMeta, key("schema"), &found); err != nil {
@@ -133,41 +152,25 @@ func (db *DB) prepare() error {
 		if found != schema {
 			return fmt.Errorf("index has format %d and this version of Herdbook writes %d", found, schema)
 		}
-		var last session
-		if _, err := t.get(bucketMeta, key("session"), &last); err != nil {
-			return err
-		}
-		if !last.Closed && last.Boot != bootID() {
-			return errors.New("the machine stopped while the index was open")
-		}
-		return t.put(bucketMeta, key("session"), session{Boot: bootID()})
+		return nil
 	})
 }
 
-// session says who has the file open, or had it last. A file that was open when the machine
-// stopped may miss any of the pages that were written without waiting for the disk.
-type session struct {
-	Boot   string `json:"boot"` // of the kernel, see bootID
-	Closed bool   `json:"closed"`
-}
-
-// bootID names the run of the kernel: as long as it is the same, what was written to a file is
-// in it, whatever became of the process. Source: random(4). It is empty where there is none.
-func bootID() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(id))
-}
-
-// Close writes what is pending and closes the file.
+// Close writes what is pending and closes the file. One in which damage was met is not closed in
+// order: the next Open sets it aside.
 func (db *DB) Close() error {
-	err := db.bolt.Sync()
-	if err == nil {
-		err = db.update(func(t tx) error { return t.put(bucketMeta, key("session"), session{bootID(), true}) })
+	path := db.bolt.Path()
+	if err := errors.Join(db.bolt.Sync(), db.bolt.Close()); err != nil {
+		return err
 	}
-	return errors.Join(err, db.bolt.Sync(), db.bolt.Close())
+	if db.damaged.Load() {
+		return os.Remove(path + stateSuffix)
+	}
+	left, err := measure(path)
+	if err != nil {
+		return err
+	}
+	return left.write(path)
 }
 
 // Applied is the sequence number of the last journal group in the index; 0 when it is empty.
@@ -218,14 +221,22 @@ func (db *DB) Apply(entries []Entry) error {
 	})
 }
 
-// update changes what the journal does not hold.
+// update makes a transaction that changes something.
 func (db *DB) update(f func(t tx) error) error {
-	return db.bolt.Update(func(b *bolt.Tx) error { return f(tx{bolt: b}) })
+	return db.note(db.bolt.Update(func(b *bolt.Tx) error { return f(tx{bolt: b}) }))
 }
 
 func (db *DB) view(ctx context.Context, f func(t tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return db.bolt.View(func(b *bolt.Tx) error { return f(tx{bolt: b}) })
+	return db.note(db.bolt.View(func(b *bolt.Tx) error { return f(tx{bolt: b}) }))
+}
+
+// note remembers that damage was met.
+func (db *DB) note(err error) error {
+	if errors.Is(err, ErrDamaged) {
+		db.damaged.Store(true)
+	}
+	return err
 }

@@ -145,6 +145,9 @@ func (w walker) steps(bucket string, n registry.Node, read func([]byte) (registr
 	var steps []step
 	for _, name := range names {
 		for r := range w.scan(bucket, prefix(name), nil) {
+			if err := r.check(); err != nil {
+				return nil, err
+			}
 			e, other := read(r.key)
 			if len(w.kinds) > 0 && !slices.Contains(w.kinds, e.Kind) {
 				continue
@@ -182,19 +185,28 @@ func (w walker) resolve(id string) (registry.Node, bool, error) {
 		}
 		return w.version(modelID, tag)
 	case registry.ExternalModelNode:
-		name, revision, _ := strings.Cut(n.Name, "@")
-		tag, err := registry.ParseTag(revision)
-		if err != nil {
-			return n, true, nil
-		}
-		var m registry.Model
-		if found, err := modelByName(w.tx, name, &m); err != nil || !found {
-			return n, true, err
-		}
+		return w.external(n)
+	}
+	return n, true, nil
+}
+
+// external gives the node for a model's name, with or without a revision: the version of this server
+// that it names, or the node itself, which says what model of this server it names. A model that
+// the caller may not read is as one that is not there.
+func (w walker) external(n registry.Node) (registry.Node, bool, error) {
+	name, revision, revised := strings.Cut(n.Name, "@")
+	var m registry.Model
+	if found, err := modelByName(w.tx, name, &m); err != nil || !found || !access.CanRead(w.id, &m) {
+		return n, true, err
+	}
+	if !revised {
+		n.Model = m.Name.String()
+		return n, true, nil
+	}
+	if tag, err := registry.ParseTag(revision); err == nil {
 		if v, ok, err := w.version(m.ID, tag); err != nil || ok {
 			return v, ok, err
 		}
-		return n, true, nil
 	}
 	return n, true, nil
 }

@@ -201,6 +201,9 @@ func (db *DB) VersionsAt(ctx context.Context, modelID string, commit registry.Ob
 	err := db.view(ctx, func(t tx) error {
 		p := prefix(modelID, string(commit))
 		for r := range t.scan(bucketCommits, p, nil) {
+			if err := r.check(); err != nil {
+				return err
+			}
 			var row registry.VersionRecord
 			if _, err := t.get(bucketVersions, key(modelID, string(r.key[len(p):])), &row); err != nil {
 				return err

@@ -59,9 +59,35 @@ type Config struct {
 	// before that succeeds. It must not call Append. The groups that Open finds do not come; a view
 	// that is behind reads them before the first Append.
 	Apply func(batch []Group) error
+	// Durable is the number of a group that is known to have been durable, as the last one that a view
+	// has applied is; 0 if none is known. A journal that ends before it is not opened: the error is a
+	// [LostError], and nothing is changed.
+	Durable uint64
 	// FS changes the disk; tests break it. The default works.
 	FS durable.FS
 }
+
+// LostError reports that groups are missing which were durable. It is an [ErrCorrupt].
+type LostError struct {
+	Durable   uint64 // number of the last group that was durable
+	Last      uint64 // number of the last group that is there, 0 for none
+	Segment   string // file name of the last segment, empty when there is none
+	Offset    int64  // in bytes, of the end of the last group in it
+	TornBytes int64  // that follow there and are no group
+}
+
+func (e *LostError) Error() string {
+	missing := fmt.Sprintf("the groups from %d to %d are missing, %d in all", e.Last+1, e.Durable, e.Durable-e.Last)
+	switch {
+	case e.Segment == "":
+		return missing + ": there is no segment"
+	case e.TornBytes > 0:
+		return fmt.Sprintf("%s: segment %s has %d bytes at byte %d that are no group", missing, e.Segment, e.TornBytes, e.Offset)
+	}
+	return fmt.Sprintf("%s: segment %s ends at byte %d", missing, e.Segment, e.Offset)
+}
+
+func (e *LostError) Unwrap() error { return ErrCorrupt }
 
 // Group is one entry of the journal.
 type Group struct {
@@ -156,6 +182,9 @@ func (j *Journal) open() error {
 		}
 	}
 	if len(j.segments) == 0 {
+		if j.config.Durable > 0 {
+			return &LostError{Durable: j.config.Durable}
+		}
 		return j.newSegment()
 	}
 	if j.segments[0] != 1 {
@@ -190,6 +219,9 @@ func (j *Journal) recover(first uint64) error {
 		if e.batch == e.seq {
 			batchStart = s.start
 		}
+	}
+	if s.at.seq < j.config.Durable {
+		return &LostError{Durable: j.config.Durable, Last: s.at.seq, Segment: s.name, Offset: good, TornBytes: s.end - good}
 	}
 	j.at, j.next, j.size = s.at, s.at.seq+1, good
 	if cut := s.end - good; cut > 0 {

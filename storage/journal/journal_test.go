@@ -891,3 +891,76 @@ func cpu() time.Duration {
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
+
+// A journal that lacks what is known to have been durable is not opened and not changed: neither is a
+// torn end cut off nor a new segment begun.
+func TestLostGroups(t *testing.T) {
+	whole := func(t *testing.T, dir string) []byte {
+		j, err := journal.Open(journal.Config{Dir: dir, FS: durabletest.NoSync()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, payload := range []string{"a", "b", "c"} {
+			mustAppend(t, j, payload)
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(filepath.Join(dir, "0000000000000001.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	sample := whole(t, t.TempDir())
+	ends := []int64{0} // of each line, the header first
+	for line := range bytes.Lines(sample) {
+		ends = append(ends, ends[len(ends)-1]+int64(len(line)))
+	}
+	tests := []struct {
+		name    string
+		keep    int64 // bytes of the segment
+		durable uint64
+		want    *journal.LostError // nil when it opens
+	}{
+		{"all is there", ends[4], 3, nil},
+		{"more is there than is known", ends[4], 2, nil},
+		{"nothing is known", ends[3] + 5, 0, nil},
+		{"a torn end behind what is known", ends[3] + 5, 2, nil},
+		{"a torn end in what is known", ends[3] + 5, 3, &journal.LostError{Durable: 3, Last: 2, Segment: "0000000000000001.log", Offset: ends[3], TornBytes: 5}},
+		{"lines are missing", ends[2], 3, &journal.LostError{Durable: 3, Last: 1, Segment: "0000000000000001.log", Offset: ends[2]}},
+		{"all groups are missing", ends[1], 3, &journal.LostError{Durable: 3, Segment: "0000000000000001.log", Offset: ends[1]}},
+		{"the segment is missing", -1, 3, &journal.LostError{Durable: 3}},
+	}
+	for _, tt := range tests {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "0000000000000001.log")
+		if tt.keep >= 0 {
+			if err := os.WriteFile(path, sample[:tt.keep], 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := list(t, dir)
+		j, err := journal.Open(journal.Config{Dir: dir, Durable: tt.durable, FS: durabletest.NoSync()})
+		if tt.want == nil {
+			if err != nil {
+				t.Errorf("Open when %s = %v, want nil", tt.name, err)
+			} else if err := j.Close(); err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		var lost *journal.LostError
+		if !errors.As(err, &lost) || *lost != *tt.want || !errors.Is(err, journal.ErrCorrupt) {
+			t.Errorf("Open when %s = %v, want %+v", tt.name, err, *tt.want)
+		}
+		if got := list(t, dir); !slices.Equal(got, before) {
+			t.Errorf("files after Open when %s = %v, want %v", tt.name, got, before)
+		}
+		if tt.keep >= 0 {
+			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, sample[:tt.keep]) {
+				t.Errorf("segment after Open when %s = %d bytes, %v, want it as it was", tt.name, len(got), err)
+			}
+		}
+	}
+}
