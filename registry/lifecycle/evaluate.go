@@ -66,6 +66,7 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 	if err != nil {
 		return Recorded{}, err
 	}
+	ctx = context.WithoutCancel(ctx) // it is recorded, whether or not the caller still waits
 	recorded := Recorded{Evaluation: e}
 	fresh, err := s.verdictsOf(ctx, m.ID, versions)
 	if err != nil {

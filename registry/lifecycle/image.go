@@ -49,6 +49,11 @@ func (s *Service) buildImage(ctx context.Context, v registry.VersionRecord) erro
 	built.ModelID, built.Tag = m.ID, v.Version.Tag
 	unlock := s.locks.lock(m.ID)
 	defer unlock()
+	if _, err := s.Index.ModelByID(ctx, m.ID); errors.Is(err, registry.ErrNotFound) {
+		return nil // deleted while the image was made
+	} else if err != nil {
+		return err
+	}
 	now := s.Now()
 	g := registry.Group{At: now, Actor: access.System.Name, Records: []registry.Record{built}}
 	if built.Status.State == registry.ImageReady {

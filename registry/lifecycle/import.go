@@ -64,6 +64,15 @@ func (s *Service) importModel(ctx context.Context, name registry.ModelName) erro
 	if i.modelID == "" {
 		i.modelID = Request{}.newID("", "")
 	}
+	switch original, err := s.Index.ModelByID(ctx, i.modelID); {
+	case err == nil:
+		return fmt.Errorf("it is a copy of %s, which is here; push its branches and tags to the new model instead", original.Name)
+	case !errors.Is(err, registry.ErrNotFound):
+		return err
+	}
+	if err := i.plainFiles(ctx); err != nil {
+		return err
+	}
 	m := registry.Model{
 		ID: i.modelID, Name: name, Visibility: registry.Private, CreatedAt: now, CreatedBy: access.System.Name, UpdatedAt: now,
 	}
@@ -81,7 +90,11 @@ func (s *Service) importModel(ctx context.Context, name registry.ModelName) erro
 	}
 	// The gates stand as they stood: that they are open is no news.
 	gates := settlement{Service: s, m: m, group: registry.Group{At: s.Now(), Actor: access.System.Name}, quiet: true}
-	if _, err := gates.run(ctx, i.tags); err != nil || len(gates.group.Records) == 0 {
+	var tags []registry.Tag
+	for _, v := range i.found {
+		tags = append(tags, v.Tag)
+	}
+	if _, err := gates.run(ctx, tags); err != nil || len(gates.group.Records) == 0 {
 		return err
 	}
 	return s.commit(ctx, gates.group)
@@ -94,7 +107,7 @@ type importer struct {
 	decoder *registry.Decoder
 	refs    map[string]registry.Ref
 	modelID string
-	tags    []registry.Tag // that the records say were published
+	found   []registry.Version // that the records say were published
 	records []registry.Record
 }
 
@@ -111,7 +124,7 @@ func (i *importer) read(ctx context.Context) error {
 	}
 	for _, ref := range refs {
 		if strings.HasPrefix(ref.Name, registry.EnvironmentsPrefix) {
-			if err := i.environment(ctx, ref.ID); err != nil {
+			if err := i.environment(ctx, ref); err != nil {
 				return fmt.Errorf("%s: %w", ref.Name, err)
 			}
 		}
@@ -119,16 +132,21 @@ func (i *importer) read(ctx context.Context) error {
 	return i.evaluations(ctx)
 }
 
-// announced are the refs that nothing has to be said of any more: all as they are, but for
-// version tags that no record knows. Those the next reconciliation publishes.
+// announced are the refs that nothing has to be said of any more: the tags of published versions as
+// their records have them, and all others as they are, but for version tags that no record knows.
+// Those the next reconciliation publishes; and it puts a tag back that is not what its record says.
 func (i *importer) announced() []registry.Record {
 	var moved []registry.Record
+	add := func(name string, id registry.ObjectID) {
+		moved = append(moved, registry.RefMoved{ModelID: i.modelID, Generation: 1, RefUpdate: registry.RefUpdate{Ref: name, New: id}})
+	}
 	for name, ref := range i.refs {
-		tag, isVersion := registry.VersionOf(name)
-		if registry.ServerOwned(name) || (isVersion && !slices.Contains(i.tags, tag)) {
-			continue
+		if _, isVersion := registry.VersionOf(name); !isVersion && !registry.ServerOwned(name) {
+			add(name, ref.ID)
 		}
-		moved = append(moved, registry.RefMoved{ModelID: i.modelID, Generation: 1, RefUpdate: registry.RefUpdate{Ref: name, New: ref.ID}})
+	}
+	for _, v := range i.found {
+		add(registry.TagRef(v.Tag), tagged(v))
 	}
 	slices.SortFunc(moved, func(a, b registry.Record) int {
 		return compareText(a.(registry.RefMoved).Ref, b.(registry.RefMoved).Ref)
@@ -185,6 +203,57 @@ func (i *importer) decode(data []byte) (registry.Record, error) {
 	return record, nil
 }
 
+// misplaced reports a record that does not belong where it stands. Whoever made the repository could
+// have put any record there.
+func misplaced(r registry.Record) error {
+	encoded, err := registry.EncodeRecord(r)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("a record of type %s does not belong there", encoded.Type)
+}
+
+// plainFiles puts the files of the versions that are plain Git blobs into the store, unless they are
+// there. Those of Git LFS come with the blobs or are uploaded again.
+func (i *importer) plainFiles(ctx context.Context) error {
+	for _, v := range i.found {
+		want := map[string]registry.File{}
+		for _, f := range v.Files {
+			if content, err := i.Blobs.Get(ctx, f.Digest); err == nil {
+				content.Close()
+			} else if !f.LFS {
+				want[f.Path] = f
+			}
+		}
+		if len(want) == 0 {
+			continue
+		}
+		entries, err := i.files(ctx, v.Commit)
+		if err != nil {
+			return fmt.Errorf("files of %s: %w", v.Tag, err)
+		}
+		for _, entry := range entries {
+			f, ok := want[entry.Path]
+			if !ok {
+				continue
+			}
+			content, _, err := i.repo.OpenBlob(ctx, entry.ID)
+			if err != nil {
+				return err
+			}
+			info, err := i.Blobs.Put(ctx, content)
+			content.Close()
+			if err == nil && info.Digest != f.Digest {
+				err = errors.New("it is something else than the record says")
+			}
+			if err != nil {
+				return fmt.Errorf("%s of %s: %w", f.Path, v.Tag, err)
+			}
+		}
+	}
+	return nil
+}
+
 func (i *importer) files(ctx context.Context, commit registry.ObjectID) ([]registry.TreeEntry, error) {
 	var files []registry.TreeEntry
 	for f, err := range i.repo.Files(ctx, commit) {
@@ -225,20 +294,26 @@ func (i *importer) versions(ctx context.Context) error {
 			continue
 		}
 		record, err := i.decode(data)
+		switch r := record.(type) {
+		case registry.VersionPublished:
+			i.found = append(i.found, r.Version)
+		case registry.ImageBuilt:
+		default:
+			if err == nil {
+				err = misplaced(r)
+			}
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.Path, err)
-		}
-		if published, ok := record.(registry.VersionPublished); ok {
-			i.tags = append(i.tags, published.Version.Tag)
 		}
 	}
 	return nil
 }
 
 // environment reads the history of an environment, which is one commit a record.
-func (i *importer) environment(ctx context.Context, tip registry.ObjectID) error {
+func (i *importer) environment(ctx context.Context, ref registry.Ref) error {
 	var commits []registry.ObjectID
-	for id := tip; id != ""; {
+	for id := ref.ID; id != ""; {
 		c, err := i.repo.Commit(ctx, id)
 		if err != nil {
 			return err
@@ -256,8 +331,19 @@ func (i *importer) environment(ctx context.Context, tip registry.ObjectID) error
 		if err != nil {
 			return err
 		}
-		if _, err := i.decode(data); err != nil {
+		record, err := i.decode(data)
+		if err != nil {
 			return err
+		}
+		var of registry.EnvironmentName
+		switch r := record.(type) {
+		case registry.EnvironmentChanged:
+			of = r.Change.Environment
+		case registry.ApprovalGiven:
+			of = r.Approval.Environment
+		}
+		if registry.EnvironmentsPrefix+of.String() != ref.Name {
+			return misplaced(record)
 		}
 	}
 	return nil

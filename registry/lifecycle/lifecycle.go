@@ -211,8 +211,12 @@ func (r Request) newID(modelID, what string) string {
 	return hex.EncodeToString(random[:])
 }
 
-// commit routes the events of a group and commits it.
+// commit routes the events of a group and commits it. Once begun it is seen through, though the
+// caller goes away: what follows a commit must not be left out after one.
 func (s *Service) commit(ctx context.Context, g registry.Group) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	events := false
 	for i, r := range g.Records {
 		if announced, ok := r.(registry.EventAnnounced); ok {
@@ -221,7 +225,7 @@ func (s *Service) commit(ctx context.Context, g registry.Group) error {
 			events = true
 		}
 	}
-	if err := s.Journal.Commit(ctx, g); err != nil {
+	if err := s.Journal.Commit(context.WithoutCancel(ctx), g); err != nil {
 		return err
 	}
 	if events {

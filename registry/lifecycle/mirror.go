@@ -78,6 +78,8 @@ func byModel(marks []registry.Mark) [][]registry.Mark {
 }
 
 func (s *Service) mirrorModel(ctx context.Context, marks []registry.Mark) error {
+	unlock := s.locks.lock("mirror:" + marks[0].ModelID)
+	defer unlock()
 	m, err := s.Index.ModelByID(ctx, marks[0].ModelID)
 	if errors.Is(err, registry.ErrNotFound) {
 		return nil // deleted, and its repository with it
@@ -85,8 +87,6 @@ func (s *Service) mirrorModel(ctx context.Context, marks []registry.Mark) error 
 	if err != nil {
 		return err
 	}
-	unlock := s.locks.lock("mirror:" + m.ID)
-	defer unlock()
 	repo, err := s.Repositories.Open(ctx, m.Name)
 	if err != nil {
 		return err
@@ -123,20 +123,15 @@ func (p place) trailer(journal string) string {
 }
 
 // parsePlace finds the place in a commit's message; the zero place when there is none, or one
-// of another journal.
+// of another journal. Only the last line counts: a reason that a person gave may stand before it.
 func parsePlace(message, journal string) place {
-	for line := range strings.Lines(message) {
-		text, ok := strings.CutPrefix(strings.TrimSpace(line), seqTrailer)
-		if !ok {
-			continue
-		}
-		var p place
-		var of string
-		if _, err := fmt.Sscanf(text, "%d.%d %s", &p.seq, &p.index, &of); err == nil && of == journal {
-			return p
-		}
+	message = strings.TrimSuffix(message, "\n")
+	line := message[strings.LastIndex(message, "\n")+1:]
+	var p place
+	if _, err := fmt.Sscanf(line, seqTrailer+"%d.%d ", &p.seq, &p.index); err != nil || p.index < 0 || p.trailer(journal) != line {
+		return place{}
 	}
-	return place{}
+	return p
 }
 
 // mirrorWriter turns records into commits.
@@ -259,6 +254,13 @@ func (w *mirrorWriter) addNotes(ctx context.Context) error {
 	}
 	notes := map[registry.ObjectID][]byte{}
 	for _, commit := range w.noted {
+		if _, err := w.repo.Commit(ctx, commit); errors.Is(err, registry.ErrNotFound) {
+			// Git cannot keep a note on what somebody removed, and would keep none at all.
+			w.Log.WarnContext(ctx, "the commit of evaluations is gone from the repository, and they are not noted there", "model", w.m.Name, "commit", commit)
+			continue
+		} else if err != nil {
+			return err
+		}
 		evaluations, err := w.Index.Evaluations(ctx, w.m.ID, commit)
 		if err != nil {
 			return err
@@ -271,6 +273,9 @@ func (w *mirrorWriter) addNotes(ctx context.Context) error {
 			}
 		}
 		notes[commit] = note.Bytes()
+	}
+	if len(notes) == 0 {
+		return nil
 	}
 	w.commits = append(w.commits, registry.RecordCommit{
 		Ref: registry.EvaluationNotesRef, Author: signature("herdbook", w.noteAt.At), Notes: notes,

@@ -61,6 +61,12 @@ func (s *Service) create(ctx context.Context, by Request, name registry.ModelNam
 	if deleted && by.Identity.Role != access.Admin {
 		return registry.Model{}, fmt.Errorf("a model %s was deleted, and only an administrator may use its name again: %w", name, registry.ErrForbidden)
 	}
+	if deleted {
+		// What a crash left of the deletion is not the new model's.
+		if err := s.Repositories.Remove(ctx, name); err != nil {
+			return registry.Model{}, err
+		}
+	}
 	now := s.Now()
 	m := registry.Model{
 		ID: Request{}.newID("", ""), Name: name, Visibility: visibility, Description: description,
@@ -131,8 +137,11 @@ func (s *Service) DeleteModel(ctx context.Context, by Request, m registry.Model)
 	if err := access.Authorize(by.Identity, access.Delete, &m); err != nil {
 		return err
 	}
-	unlock := s.locks.lock(m.ID)
-	defer unlock()
+	// Until the repository is gone nobody makes another model of that name, and nothing of the model
+	// opens it again.
+	for _, what := range []string{"name:" + m.Name.String(), m.ID, "mirror:" + m.ID} {
+		defer s.locks.lock(what)()
+	}
 	if _, err := s.Index.ModelByID(ctx, m.ID); err != nil {
 		return err
 	}

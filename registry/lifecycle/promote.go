@@ -77,10 +77,9 @@ func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, en
 		return registry.EnvironmentChange{}, err
 	}
 	if tag.IsZero() {
-		if state.Current == nil || state.Current.Previous.IsZero() {
-			return registry.EnvironmentChange{}, registry.Conflict("nothing was in %s before", env)
+		if tag = state.Before(); tag.IsZero() {
+			return registry.EnvironmentChange{}, registry.Conflict("nothing was in %s before that could go back there", env)
 		}
-		tag = state.Current.Previous
 	}
 	p, err := s.attempt(ctx, by, m, env, tag, "rollback")
 	if err != nil || p.done != nil {

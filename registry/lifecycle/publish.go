@@ -27,36 +27,59 @@ type versionEvent struct {
 	Image    digest.Digest     `json:"image,omitempty"`
 }
 
-// errIncomplete reports that a version's content is not all here, so that it cannot be
-// published yet.
-var errIncomplete = errors.New("content is missing")
+var (
+	// errIncomplete reports that a version's content is not all here, so that it cannot be
+	// published yet.
+	errIncomplete = errors.New("content is missing")
+
+	// errUnfit reports that a tag can be no version while it names what it names.
+	errUnfit = errors.New("not a version")
+)
 
 // publish makes a tag a version. The blobs come first; the commit of the group is what makes
 // the version exist, so that a crash before it leaves only blobs that nothing names.
 func (r *reconciliation) publish(ctx context.Context, tag registry.Tag, ref registry.Ref) error {
 	p := publication{reconciliation: r, tag: tag, ref: ref}
-	switch err := p.build(ctx); {
-	case errors.Is(err, errIncomplete):
-		// Not announced: the next reconciliation tries again.
-		r.report.Pending = true
-		r.note("%s is not published: %v", tag, err)
-		r.Log.WarnContext(ctx, "a version cannot be published", "model", r.m.Name, "version", tag, "reason", err.Error())
-		return nil
-	case err != nil:
-		return fmt.Errorf("publish %s: %w", tag, err)
+	err := p.build(ctx)
+	if err == nil {
+		err = p.add(ctx)
 	}
-	r.refMoved(registry.RefUpdate{Ref: ref.Name, Old: r.known[ref.Name].ID, New: ref.ID})
-	v := p.version
-	r.group.Records = append(r.group.Records, registry.VersionPublished{
-		ModelID: r.m.ID, Version: v, Manifest: p.manifest, Edges: p.edges,
-	})
-	e := registry.NewEvent(registry.EventVersionPublished, r.m, v.PublishedBy, r.at, versionEvent{Commit: v.Commit, Artifact: v.Artifact.Digest}, tag.String())
-	e.Version = tag
-	r.add(e)
-	r.report.Published = append(r.report.Published, PublishedVersion{Record: registry.VersionRecord{
-		ModelID: r.m.ID, Version: v, State: registry.Published, Image: registry.ImageStatus{State: registry.ImageBuilding},
-	}})
+	switch {
+	case err == nil:
+		record := registry.VersionRecord{
+			ModelID: r.m.ID, Version: p.version, State: registry.Published, Image: registry.ImageStatus{State: registry.ImageBuilding},
+		}
+		r.versions = append(r.versions, record)
+		r.report.Published = append(r.report.Published, PublishedVersion{Record: record})
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, errUnfit), errors.Is(err, registry.ErrTooLarge):
+		p.unpublished(ctx, err)
+	case errors.Is(err, errIncomplete):
+		// Not announced: the next reconciliation tries again, though no ref moves.
+		r.report.Pending, r.waiting[ref.Name] = true, true
+		p.unpublished(ctx, err)
+	default:
+		r.waiting[ref.Name] = true
+		r.failures = append(r.failures, fmt.Errorf("publish %s: %w", tag, err))
+	}
 	return nil
+}
+
+func (p *publication) unpublished(ctx context.Context, why error) {
+	p.note("%s is not published: %v", p.tag, why)
+	p.Log.WarnContext(ctx, "a version cannot be published", "model", p.m.Name, "version", p.tag, "reason", why.Error())
+}
+
+// add puts the records that make the version exist into the group.
+func (p *publication) add(ctx context.Context) error {
+	v := p.version
+	e := registry.NewEvent(registry.EventVersionPublished, p.m, v.PublishedBy, p.at, versionEvent{Commit: v.Commit, Artifact: v.Artifact.Digest}, p.tag.String())
+	e.Version = p.tag
+	return p.reconciliation.add(ctx,
+		p.refMoved(registry.RefUpdate{Ref: p.ref.Name, Old: p.known[p.ref.Name].ID, New: p.ref.ID}),
+		registry.VersionPublished{ModelID: p.m.ID, Version: v, Manifest: p.manifest, Edges: p.edges},
+		announce(e))
 }
 
 // publication gathers what one version is made of.
@@ -71,9 +94,12 @@ type publication struct {
 }
 
 func (p *publication) build(ctx context.Context) error {
+	if slices.Contains(p.used, p.tag) {
+		return fmt.Errorf("a deleted model of this name had that version: %w", errUnfit)
+	}
 	commit, err := p.repo.Commit(ctx, p.ref.Peeled)
 	if errors.Is(err, registry.ErrNotFound) {
-		return fmt.Errorf("it names no commit: %w", errIncomplete)
+		return fmt.Errorf("it names no commit: %w", errUnfit)
 	}
 	if err != nil {
 		return err
@@ -129,7 +155,7 @@ func (p *publication) gather(ctx context.Context) error {
 		p.version.Files = append(p.version.Files, file)
 	}
 	if len(p.version.Files) == 0 {
-		return fmt.Errorf("the tree of %s has no file: %w", p.version.Commit.Short(), errIncomplete)
+		return fmt.Errorf("the tree of %s has no file: %w", p.version.Commit.Short(), errUnfit)
 	}
 	slices.SortFunc(p.version.Files, func(a, b registry.File) int { return compareText(a.Path, b.Path) })
 	return nil
@@ -240,17 +266,10 @@ func (p *publication) store(ctx context.Context, source modelpack.Source) error 
 // versions that Git knows as its nearest ancestors, and what its card names.
 func (p *publication) lineage(ctx context.Context) ([]registry.LineageEdge, error) {
 	self := registry.VersionNodeID(p.m.ID, p.tag)
-	versions, err := p.Index.Versions(ctx, p.m.ID)
-	if err != nil {
-		return nil, err
-	}
-	for _, published := range p.report.Published {
-		versions = append(versions, published.Record)
-	}
 	var edges []registry.LineageEdge
 	var previous registry.Tag
 	commits := map[registry.ObjectID]bool{}
-	for _, v := range versions {
+	for _, v := range p.versions {
 		commits[v.Version.Commit] = true
 		if t := v.Version.Tag; t.Compare(p.tag) < 0 && t.Compare(previous) > 0 {
 			previous = t
@@ -260,10 +279,14 @@ func (p *publication) lineage(ctx context.Context) ([]registry.LineageEdge, erro
 		edges = append(edges, registry.LineageEdge{From: self, To: registry.VersionNodeID(p.m.ID, previous), Kind: registry.DerivedFrom, Relation: registry.Previous})
 	}
 	ancestors, err := p.repo.Ancestors(ctx, p.version.Commit, func(id registry.ObjectID) bool { return commits[id] })
+	if errors.Is(err, registry.ErrTooLarge) {
+		p.warn("the versions that %s came from are not recorded: %v", p.tag, err)
+		err = nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	for _, v := range versions {
+	for _, v := range p.versions {
 		if slices.Contains(ancestors, v.Version.Commit) && v.Version.Tag != previous {
 			edges = append(edges, registry.LineageEdge{From: self, To: registry.VersionNodeID(p.m.ID, v.Version.Tag), Kind: registry.DerivedFrom, Relation: registry.Ancestor})
 		}

@@ -82,6 +82,10 @@ func (s *Service) checkUpdate(ctx context.Context, m registry.Model, u registry.
 	if !registry.ValidRefName(u.Ref) {
 		return refuse("%q is not a name that a ref may have here\nChoose a shorter name without spaces, '..', '~', '^', ':', '?', '*' or '['.", u.Ref)
 	}
+	// Git would refuse it by itself, but only after it let the other refs of the push go.
+	if branch, ok := registry.BranchOf(u.Ref); ok && u.New == "" && branch == m.DefaultBranch {
+		return refuse("%s is the default branch of %s and cannot be deleted\nIts %s is the policy of the model: push another commit to it instead.", branch, m.Name, registry.PolicyFile)
+	}
 	text, isTag := registry.TagOf(u.Ref)
 	if !isTag {
 		return nil

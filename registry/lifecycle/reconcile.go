@@ -47,7 +47,7 @@ func (s *Service) reconcile(ctx context.Context, modelID string, pushed []regist
 	if err != nil {
 		return Report{}, err
 	}
-	r := reconciliation{Service: s, m: m, repo: repo, at: s.Now()}
+	r := reconciliation{Service: s, m: m, repo: repo, at: s.Now(), waiting: map[string]bool{}}
 	if err := r.run(ctx, pushed); err != nil {
 		return Report{}, fmt.Errorf("reconcile %s: %w", m.Name, err)
 	}
@@ -62,10 +62,17 @@ type reconciliation struct {
 	at     time.Time
 	report Report
 
-	refs    map[string]registry.Ref
-	known   map[string]registry.AnnouncedRef
-	intents []registry.PushIntent
-	group   registry.Group
+	refs     map[string]registry.Ref
+	known    map[string]registry.AnnouncedRef
+	intents  []registry.PushIntent // whose refs may have moved
+	finished []registry.PushIntent // those of them whose refs move no more
+	used     []registry.Tag        // of deleted models of this name
+
+	group      registry.Group
+	groupBytes int
+	versions   []registry.VersionRecord // all that are published, those of this call among them
+	waiting    map[string]bool          // refs of versions that a later reconciliation may publish
+	failures   []error                  // of versions; they do not keep the others from being published
 }
 
 func (r *reconciliation) run(ctx context.Context, pushed []registry.RefUpdate) error {
@@ -79,7 +86,7 @@ func (r *reconciliation) run(ctx context.Context, pushed []registry.RefUpdate) e
 			return err
 		}
 	}
-	r.group = registry.Group{At: r.at, Actor: r.actor("")}
+	r.group = registry.Group{At: r.at, Actor: r.pusher()}
 	if err := r.chooseDefaultBranch(ctx); err != nil {
 		return err
 	}
@@ -92,32 +99,101 @@ func (r *reconciliation) run(ctx context.Context, pushed []registry.RefUpdate) e
 			tags = append(tags, tag)
 			continue
 		}
-		r.moved(u)
+		if err := r.moved(ctx, u); err != nil {
+			return err
+		}
 	}
 	slices.SortFunc(tags, registry.Tag.Compare)
+	if len(tags) > 0 {
+		var err error
+		if r.used, err = r.Index.UsedTags(ctx, r.m.Name); err != nil {
+			return err
+		}
+		if r.versions, err = r.Index.Versions(ctx, r.m.ID); err != nil {
+			return err
+		}
+	}
 	for _, tag := range tags {
 		if err := r.version(ctx, tag); err != nil {
 			return err
 		}
 	}
-	for _, i := range r.intents {
-		r.group.Records = append(r.group.Records, registry.PushFinished{PushID: i.PushID, ModelID: r.m.ID})
-	}
-	if len(r.group.Records) > 0 {
-		if err := r.commit(ctx, r.group); err != nil {
+	for _, i := range r.finished {
+		// A version that is published later is published by whoever pushed it.
+		if slices.ContainsFunc(i.Updates, func(u registry.RefUpdate) bool { return r.waiting[u.Ref] && u.New == r.refs[u.Ref].ID }) {
+			continue
+		}
+		if err := r.add(ctx, registry.PushFinished{PushID: i.PushID, ModelID: r.m.ID}); err != nil {
 			return err
 		}
+	}
+	if err := r.flush(ctx); err != nil {
+		return err
 	}
 	promoted, err := r.settle(ctx, r.m.ID, publishedTags(r.report.Published))
 	if err != nil {
 		return err
 	}
 	r.report.Promoted = promoted
-	return r.addVerdicts(ctx)
+	return errors.Join(append(r.failures, r.addVerdicts(ctx))...)
 }
 
-// load reads what Git has and what was announced.
+// Bounds of what is committed at once, in bytes of JSON. The journal takes somewhat more than
+// maxAddedBytes.
+const (
+	maxGroupBytes = 1 << 20 // from which on a group of several changes is committed in parts
+	maxAddedBytes = 6 << 20 // of one change: a version with its files
+)
+
+// add puts records into the group, all or none: a change and the event that announces it stay
+// together. A group that would grow too long is committed before. What a crash leaves between
+// two groups is found by the next reconciliation.
+func (r *reconciliation) add(ctx context.Context, records ...registry.Record) error {
+	size := 0
+	for _, record := range records {
+		encoded, err := registry.EncodeRecord(record)
+		if err != nil {
+			return err
+		}
+		size += len(encoded.Data)
+	}
+	if size > maxAddedBytes {
+		return fmt.Errorf("its record would have %d bytes and may have %d: %w", size, maxAddedBytes, registry.ErrTooLarge)
+	}
+	if r.groupBytes+size > maxGroupBytes {
+		if err := r.flush(ctx); err != nil {
+			return err
+		}
+	}
+	r.group.Records = append(r.group.Records, records...)
+	r.groupBytes += size
+	return nil
+}
+
+// flush commits the group and begins another.
+func (r *reconciliation) flush(ctx context.Context) error {
+	if len(r.group.Records) == 0 {
+		return nil
+	}
+	if err := r.commit(ctx, r.group); err != nil {
+		return err
+	}
+	r.group.Records, r.groupBytes = nil, 0
+	return nil
+}
+
+// load reads what Git has and what was announced. Pushes go on meanwhile: one that ended before
+// the refs were read has moved them, and one that moved them has its record in the journal then.
 func (r *reconciliation) load(ctx context.Context) error {
+	before, err := r.Index.Intents(ctx, r.m.ID)
+	if err != nil {
+		return err
+	}
+	for _, i := range before {
+		if !r.pushActive(i.PushID) {
+			r.finished = append(r.finished, i)
+		}
+	}
 	refs, err := r.repo.Refs(ctx)
 	if err != nil {
 		return err
@@ -126,15 +202,10 @@ func (r *reconciliation) load(ctx context.Context) error {
 	for _, ref := range refs {
 		r.refs[ref.Name] = ref
 	}
-	if r.known, err = r.Index.Refs(ctx, r.m.ID); err != nil {
+	if r.intents, err = r.Index.Intents(ctx, r.m.ID); err != nil {
 		return err
 	}
-	intents, err := r.Index.Intents(ctx, r.m.ID)
-	for _, i := range intents {
-		if !r.pushActive(i.PushID) {
-			r.intents = append(r.intents, i)
-		}
-	}
+	r.known, err = r.Index.Refs(ctx, r.m.ID)
 	return err
 }
 
@@ -178,13 +249,21 @@ func covering(pushed, changed []registry.RefUpdate) []registry.RefUpdate {
 	return pushed
 }
 
-// actor is who moved a ref to a value: the one whose push says so, or the server when nobody's
-// does. Without a ref it is whoever pushed last.
+// actor is who moved a ref to a value: the one whose push says so, also while that push is under
+// way, or the server when nobody's does.
 func (r *reconciliation) actor(ref string) string {
 	for _, i := range slices.Backward(r.intents) {
-		if ref == "" || slices.ContainsFunc(i.Updates, func(u registry.RefUpdate) bool { return u.Ref == ref && u.New == r.refs[ref].ID }) {
+		if slices.ContainsFunc(i.Updates, func(u registry.RefUpdate) bool { return u.Ref == ref && u.New == r.refs[ref].ID }) {
 			return i.Actor
 		}
+	}
+	return access.System.Name
+}
+
+// pusher is whoever finished a push last.
+func (r *reconciliation) pusher() string {
+	if n := len(r.finished); n > 0 {
+		return r.finished[n-1].Actor
 	}
 	return access.System.Name
 }
@@ -196,24 +275,19 @@ type refEvent struct {
 }
 
 // moved announces a ref that is no version.
-func (r *reconciliation) moved(u registry.RefUpdate) {
+func (r *reconciliation) moved(ctx context.Context, u registry.RefUpdate) error {
 	record := r.refMoved(u)
 	branch, _ := registry.BranchOf(u.Ref)
-	r.add(registry.NewEvent(registry.EventRefUpdated, r.m, r.actor(u.Ref), r.at, refEvent{u, branch},
-		u.Ref, string(u.New), strconv.FormatUint(record.Generation, 10)))
+	err := r.add(ctx, record, announce(registry.NewEvent(registry.EventRefUpdated, r.m, r.actor(u.Ref), r.at, refEvent{u, branch},
+		u.Ref, string(u.New), strconv.FormatUint(record.Generation, 10))))
 	if text, isTag := registry.TagOf(u.Ref); isTag && u.New != "" {
 		r.note("tag %s is not a version of the form v1.2.3; it is kept as a plain Git tag", text)
 	}
+	return err
 }
 
 func (r *reconciliation) refMoved(u registry.RefUpdate) registry.RefMoved {
-	record := registry.RefMoved{ModelID: r.m.ID, Generation: r.known[u.Ref].Generation + 1, RefUpdate: u}
-	r.group.Records = append(r.group.Records, record)
-	return record
-}
-
-func (r *reconciliation) add(e registry.Event) {
-	r.group.Records = append(r.group.Records, announce(e))
+	return registry.RefMoved{ModelID: r.m.ID, Generation: r.known[u.Ref].Generation + 1, RefUpdate: u}
 }
 
 func (r *reconciliation) note(format string, args ...any) {
@@ -250,8 +324,7 @@ func (r *reconciliation) chooseDefaultBranch(ctx context.Context) error {
 		return err
 	}
 	r.m.DefaultBranch = branch
-	r.group.Records = append(r.group.Records, registry.DefaultBranchSet{ModelID: r.m.ID, Branch: branch})
-	return nil
+	return r.add(ctx, registry.DefaultBranchSet{ModelID: r.m.ID, Branch: branch})
 }
 
 // maxPolicyBytes bounds herdbook.yaml.
@@ -278,17 +351,18 @@ func (r *reconciliation) takePolicy(ctx context.Context) error {
 		return err
 	}
 	if before.Commit != "" && before.Blob == now.Blob && before.Problem == now.Problem {
-		return nil
+		// Nothing to announce; but a mirror of the repository, which knows the newest head alone, has to
+		// say the same of it.
+		return r.add(ctx, registry.PolicySet{ModelID: r.m.ID, Policy: now})
 	}
 	if now.Problem != "" {
 		r.note("%s at %s is not in force: %s; every gate stays closed until it is mended", registry.PolicyFile, head.Short(), now.Problem)
 	}
 	r.report.Policy = &now
-	r.group.Records = append(r.group.Records, registry.PolicySet{ModelID: r.m.ID, Policy: now})
 	generation := r.known[registry.BranchRef(r.m.DefaultBranch)].Generation + 1
-	r.add(registry.NewEvent(registry.EventPolicyChanged, r.m, r.actor(registry.BranchRef(r.m.DefaultBranch)), r.at,
-		policyEvent{head, now.Problem}, string(head), strconv.FormatUint(generation, 10)))
-	return nil
+	e := registry.NewEvent(registry.EventPolicyChanged, r.m, r.actor(registry.BranchRef(r.m.DefaultBranch)), r.at,
+		policyEvent{head, now.Problem}, string(head), strconv.FormatUint(generation, 10))
+	return r.add(ctx, registry.PolicySet{ModelID: r.m.ID, Policy: now}, announce(e))
 }
 
 // readPolicy reads the policy at a commit, the head of the default branch.
@@ -332,12 +406,10 @@ func (r *reconciliation) version(ctx context.Context, tag registry.Tag) error {
 	if err != nil {
 		return err
 	}
-	want := published.Version.TagObject
-	if want == "" {
-		want = published.Version.Commit
-	}
+	want := tagged(published.Version)
 	r.Log.WarnContext(ctx, "a published version's tag was moved outside of the server and is put back",
 		"model", r.m.Name, "version", tag, "found", r.refs[name].ID, "published", want)
+	r.note("%s was published already and stays what it is; git fetch --tags --force brings the published tag", tag)
 	if err := r.repo.SetRef(ctx, name, want); !errors.Is(err, registry.ErrNotFound) {
 		return err
 	}
@@ -345,6 +417,14 @@ func (r *reconciliation) version(ctx context.Context, tag registry.Tag) error {
 	r.Log.ErrorContext(ctx, "the tag of a published version cannot be put back: its object is gone from the repository; push it again or restore a backup",
 		"model", r.m.Name, "version", tag, "object", want)
 	return nil
+}
+
+// tagged is the object that a version's tag points to.
+func tagged(v registry.Version) registry.ObjectID {
+	if v.TagObject != "" {
+		return v.TagObject
+	}
+	return v.Commit
 }
 
 func publishedTags(published []PublishedVersion) []registry.Tag {

@@ -41,7 +41,7 @@ func (s *Service) sweep(ctx context.Context) error {
 // lookAt reconciles a model if one of its refs is another than at the last look, and tidies its
 // repository.
 func (s *Service) lookAt(ctx context.Context, m registry.Model) error {
-	repo, err := s.Repositories.Open(ctx, m.Name)
+	repo, err := s.openOf(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,11 @@ func (s *Service) lookAt(ctx context.Context, m registry.Model) error {
 	same := s.signatures[m.ID] == signature
 	s.mu.Unlock()
 	if same && len(intents) == 0 {
-		return nil
+		// No ref moved, but time went on: evidence may have become too old.
+		unlock := s.locks.lock(m.ID)
+		defer unlock()
+		_, err := s.settle(ctx, m.ID, nil)
+		return err
 	}
 	report, err := s.Reconcile(ctx, m.ID)
 	if err != nil || report.Pending {
@@ -71,6 +75,16 @@ func (s *Service) lookAt(ctx context.Context, m registry.Model) error {
 	defer s.mu.Unlock()
 	s.signatures[m.ID] = signature
 	return nil
+}
+
+// openOf opens the repository of a model, unless it was deleted.
+func (s *Service) openOf(ctx context.Context, m registry.Model) (Repository, error) {
+	unlock := s.locks.lock(m.ID)
+	defer unlock()
+	if _, err := s.Index.ModelByID(ctx, m.ID); err != nil {
+		return nil, err
+	}
+	return s.Repositories.Open(ctx, m.Name)
 }
 
 // Run does what follows the commits until ctx ends: it makes images, writes records into the

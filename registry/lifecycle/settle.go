@@ -16,8 +16,10 @@ const maxPending = 20
 
 // settle announces the gates that moved and promotes what the server may promote itself. It
 // is called, under the model's lock, after anything that a gate may read has changed; focus
-// are versions to look at besides the pending ones.
+// are versions to look at besides the pending ones. What changed is committed, so that it does not
+// end with the caller.
 func (s *Service) settle(ctx context.Context, modelID string, focus []registry.Tag) ([]registry.EnvironmentChange, error) {
+	ctx = context.WithoutCancel(ctx)
 	var promoted []registry.EnvironmentChange
 	for {
 		m, err := s.Index.ModelByID(ctx, modelID)

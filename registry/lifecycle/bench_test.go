@@ -1,0 +1,66 @@
+package lifecycle_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/herdbook/herdbook/registry"
+)
+
+func BenchmarkReconcileOfNothingChanged(b *testing.B) {
+	s := open(b)
+	m := s.model(fraud)
+	commit := s.commit(m.Name, "main", map[string]string{"README.md": "# Model\n"})
+	var in strings.Builder
+	for i := range 99 {
+		fmt.Fprintf(&in, "create refs/heads/branch-%d %s\n", i, commit)
+	}
+	s.gitInput(m.Name, in.String(), "update-ref", "--stdin")
+	s.reconcile(m)
+	for b.Loop() {
+		s.reconcile(m)
+	}
+}
+
+// BenchmarkSweepOfNothingChanged is what each minute costs for a model.
+func BenchmarkSweepOfNothingChanged(b *testing.B) {
+	s := open(b)
+	m := s.model(fraud)
+	s.publish(m, "v1.0.0", map[string]string{"README.md": "# Model\n"})
+	for b.Loop() {
+		if err := s.Start(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkPublishOf100PlainFiles(b *testing.B) {
+	s := open(b)
+	m := s.model(fraud)
+	for i := 0; b.Loop(); i++ {
+		b.StopTimer()
+		files := map[string]string{}
+		for f := range 100 {
+			files[fmt.Sprintf("config/part-%d.json", f)] = fmt.Sprintf(`{"version": %d, "part": %d}`, i, f)
+		}
+		s.tag(m.Name, fmt.Sprintf("v1.%d.0", i), s.commit(m.Name, "main", files))
+		b.StartTimer()
+		if report := s.reconcile(m); len(report.Published) != 1 {
+			b.Fatalf("published %v, want one version", publishedTags(report))
+		}
+	}
+}
+
+func BenchmarkPromote(b *testing.B) {
+	s, m := prepared(b, manual)
+	for _, tag := range []string{"v1.0.0", "v1.1.0"} {
+		s.evaluate(m, s.release(m, tag), 0.9)
+	}
+	tags := []registry.Tag{registry.MustTag("v1.0.0"), registry.MustTag("v1.1.0")}
+	for i := 0; b.Loop(); i++ {
+		if _, err := s.Promote(b.Context(), by("ada"), m, production, tags[i%2], "again"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
