@@ -28,6 +28,10 @@ func (r repositories) Open(ctx context.Context, name registry.ModelName) (lifecy
 	return repository{r.store, repo}, err
 }
 
+func (r repositories) SetAside(ctx context.Context, name registry.ModelName) (string, error) {
+	return r.store.SetAside(ctx, name)
+}
+
 func (r repositories) Remove(ctx context.Context, name registry.ModelName) error {
 	return r.store.Remove(ctx, name)
 }

@@ -40,14 +40,24 @@ func (s *Service) importNew(ctx context.Context) error {
 	return nil
 }
 
+// setAside moves a repository away that stands in the place of a deleted model, if one does.
+func (s *Service) setAside(ctx context.Context, name registry.ModelName) error {
+	to, err := s.Repositories.SetAside(ctx, name)
+	if err == nil && to != "" {
+		s.Log.WarnContext(ctx, "a repository stood where a model was deleted; it is moved aside: delete it, or push its branches and tags to a new model",
+			"model", name, "path", to)
+	}
+	return err
+}
+
 func (s *Service) importModel(ctx context.Context, name registry.ModelName) error {
 	deleted, err := s.Index.Deleted(ctx, name)
 	if err != nil {
 		return err
 	}
 	if deleted {
-		// What a crash left of a deletion.
-		return s.Repositories.Remove(ctx, name)
+		// What a crash left of a deletion, or what an operator brought back. Only a person can tell.
+		return s.setAside(ctx, name)
 	}
 	repo, err := s.Repositories.Open(ctx, name)
 	if err != nil {

@@ -75,6 +75,8 @@ type Repositories interface {
 	Open(ctx context.Context, name registry.ModelName) (Repository, error)
 	// Remove takes the repository away; it is no error when there is none.
 	Remove(ctx context.Context, name registry.ModelName) error
+	// SetAside moves the repository out of the way and says where to; nowhere when there is none.
+	SetAside(ctx context.Context, name registry.ModelName) (path string, err error)
 	// List names the repositories on disk.
 	List(ctx context.Context) ([]registry.ModelName, error)
 }

@@ -366,6 +366,7 @@ type push struct {
 	updates []registry.RefUpdate
 	blobs   []pushedBlob
 	options []string
+	trees   []registry.ObjectID // objects that are no commits
 }
 
 type pushedBlob struct {
@@ -376,6 +377,13 @@ type pushedBlob struct {
 func (p *push) ID() string                    { return p.id }
 func (p *push) Updates() []registry.RefUpdate { return p.updates }
 func (p *push) Options() []string             { return p.options }
+
+func (p *push) Peel(_ context.Context, id registry.ObjectID) (registry.ObjectID, error) {
+	if slices.Contains(p.trees, id) {
+		return "", registry.ErrNotFound
+	}
+	return id, nil
+}
 
 func (p *push) NewBlobs(context.Context) iter.Seq2[lifecycle.NewBlob, error] {
 	return func(yield func(lifecycle.NewBlob, error) bool) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"unicode/utf8"
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
@@ -63,7 +62,7 @@ func (s *Service) create(ctx context.Context, by Request, name registry.ModelNam
 	}
 	if deleted {
 		// What a crash left of the deletion is not the new model's.
-		if err := s.Repositories.Remove(ctx, name); err != nil {
+		if err := s.setAside(ctx, name); err != nil {
 			return registry.Model{}, err
 		}
 	}
@@ -85,8 +84,8 @@ func (s *Service) create(ctx context.Context, by Request, name registry.ModelNam
 }
 
 func checkDescription(text string) error {
-	if len(text) > registry.MaxDescriptionLen || !utf8.ValidString(text) {
-		return registry.Invalid("description", "a description is UTF-8 text of at most %d bytes", registry.MaxDescriptionLen)
+	if len(text) > registry.MaxDescriptionLen || !printable(text) {
+		return registry.Invalid("description", "a description is UTF-8 text of at most %d bytes, without control characters", registry.MaxDescriptionLen)
 	}
 	return nil
 }

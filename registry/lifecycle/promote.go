@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/herdbook/herdbook/registry"
@@ -15,10 +17,16 @@ import (
 const maxReasonLen = 4096
 
 func checkReason(reason string) error {
-	if len(reason) > maxReasonLen || !utf8.ValidString(reason) {
-		return registry.Invalid("reason", "a reason is UTF-8 text of at most %d bytes", maxReasonLen)
+	if len(reason) > maxReasonLen || !printable(reason) {
+		return registry.Invalid("reason", "a reason is UTF-8 text of at most %d bytes, without control characters", maxReasonLen)
 	}
 	return nil
+}
+
+// printable reports whether a text can be shown as it is: it is UTF-8, and nothing in it but the
+// end of a line and the tabulator steers a terminal.
+func printable(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' && r != '\r' })
 }
 
 // Promote puts a version into an environment when every gate is open. A closed gate is a
@@ -32,7 +40,7 @@ func (s *Service) Promote(ctx context.Context, by Request, m registry.Model, env
 	}
 	unlock := s.locks.lock(m.ID)
 	defer unlock()
-	p, err := s.attempt(ctx, by, m, env, tag, "promotion")
+	p, err := s.attempt(ctx, by, m, env, tag, promotion)
 	if err != nil || p.done != nil {
 		return p.result(), err
 	}
@@ -81,7 +89,7 @@ func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, en
 			return registry.EnvironmentChange{}, registry.Conflict("nothing was in %s before that could go back there", env)
 		}
 	}
-	p, err := s.attempt(ctx, by, m, env, tag, "rollback")
+	p, err := s.attempt(ctx, by, m, env, tag, rollback)
 	if err != nil || p.done != nil {
 		return p.result(), err
 	}
@@ -102,6 +110,12 @@ func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, en
 	_, err = s.settle(ctx, m.ID, []registry.Tag{tag})
 	return change, err
 }
+
+// What is attempted, in words for the caller.
+const (
+	promotion = "promotion"
+	rollback  = "rollback"
+)
 
 // attempt is what a change of an environment is decided from.
 type attempt struct {
@@ -135,13 +149,19 @@ func (s *Service) attempt(ctx context.Context, by Request, m registry.Model, env
 	case !errors.Is(err, registry.ErrNotFound):
 		return a, err
 	}
-	policy, err := s.environmentPolicy(ctx, m, env)
-	if err != nil {
-		return a, err
-	}
-	a.env, _ = policy.Policy.Environment(env)
+	var err error
 	if a.state, err = s.Index.Environment(ctx, m.ID, env); err != nil {
 		return a, err
+	}
+	policy, err := s.environmentPolicy(ctx, m, env)
+	switch unusable := errors.Is(err, registry.ErrConflict) || errors.Is(err, registry.ErrNotFound); {
+	case unusable && what == rollback && a.state.Current != nil:
+		// The way back must not depend on what may just have been broken.
+		a.env = &registry.Environment{Name: env, Deploy: a.state.Current.Deploy}
+	case err != nil:
+		return a, err
+	default:
+		a.env, _ = policy.Policy.Environment(env)
 	}
 	if a.version, err = s.Index.Version(ctx, m.ID, tag); err != nil {
 		return a, err

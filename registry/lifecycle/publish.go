@@ -8,6 +8,7 @@ import (
 	"io"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -105,7 +106,7 @@ func (p *publication) build(ctx context.Context) error {
 		return err
 	}
 	p.version = registry.Version{
-		Tag: p.tag, Commit: commit.ID, Message: commit.Message, Format: modelpack.Format,
+		Tag: p.tag, Commit: commit.ID, Message: clipMessage(commit.Message), Format: modelpack.Format,
 		PublishedAt: p.at, PublishedBy: p.actor(p.ref.Name),
 	}
 	source := modelpack.Source{Model: p.m.Name, Tag: p.tag, Commit: commit.ID, CreatedAt: commit.Committer.At, Author: commit.Author.Name}
@@ -114,7 +115,7 @@ func (p *publication) build(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p.version.TagObject, p.version.Message, source.CreatedAt = p.ref.ID, object.Message, object.Tagger.At
+		p.version.TagObject, p.version.Message, source.CreatedAt = p.ref.ID, clipMessage(object.Message), object.Tagger.At
 	}
 	if err := p.gather(ctx); err != nil {
 		return err
@@ -131,6 +132,16 @@ func (p *publication) build(ctx context.Context) error {
 	}
 	p.edges, err = p.lineage(ctx)
 	return err
+}
+
+// maxMessageLen is the longest message that is kept of a version, in bytes; Git has all of it.
+const maxMessageLen = 16 << 10
+
+func clipMessage(message string) string {
+	if len(message) <= maxMessageLen {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxMessageLen], "") + "..."
 }
 
 // gather lists the files of the version: an LFS pointer gives digest and size at once, a plain

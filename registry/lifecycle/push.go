@@ -16,6 +16,9 @@ type Push interface {
 	ID() string
 	Updates() []registry.RefUpdate
 	Options() []string
+	// Peel is the commit that an object is or, as a tag, leads to; anything else is
+	// registry.ErrNotFound.
+	Peel(ctx context.Context, id registry.ObjectID) (registry.ObjectID, error)
 	// NewBlobs are the blobs that the push brings, by id and size; the path is one where the
 	// blob stands, if that is known.
 	NewBlobs(ctx context.Context) iter.Seq2[NewBlob, error]
@@ -58,6 +61,9 @@ func (s *Service) CheckPush(ctx context.Context, by Request, m registry.Model, p
 		if err := s.checkUpdate(ctx, m, u, used); err != nil {
 			return err
 		}
+		if err := checkCommit(ctx, p, u); err != nil {
+			return err
+		}
 	}
 	if err := s.checkBlobs(ctx, m, p); err != nil {
 		return err
@@ -74,6 +80,20 @@ func (s *Service) CheckPush(ctx context.Context, by Request, m registry.Model, p
 	return err
 }
 
+// checkCommit refuses a version that is no commit, which could never be published.
+func checkCommit(ctx context.Context, p Push, u registry.RefUpdate) error {
+	tag, ok := registry.VersionOf(u.Ref)
+	if !ok || u.New == "" {
+		return nil
+	}
+	if _, err := p.Peel(ctx, u.New); errors.Is(err, registry.ErrNotFound) {
+		return refuse("%s names a tree or a file, not a commit\nTag the commit: git tag -f %s COMMIT", tag, tag)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
 // checkUpdate holds the rules for one ref.
 func (s *Service) checkUpdate(ctx context.Context, m registry.Model, u registry.RefUpdate, used []registry.Tag) error {
 	if registry.ServerOwned(u.Ref) {
@@ -81,6 +101,9 @@ func (s *Service) checkUpdate(ctx context.Context, m registry.Model, u registry.
 	}
 	if !registry.ValidRefName(u.Ref) {
 		return refuse("%q is not a name that a ref may have here\nChoose a shorter name without spaces, '..', '~', '^', ':', '?', '*' or '['.", u.Ref)
+	}
+	if branch, ok := registry.BranchOf(u.Ref); ok && u.New != "" && (branch == "HEAD" || strings.HasPrefix(branch, "-")) {
+		return refuse("%q is a name that git programs take for something else\nChoose another name for the branch.", branch)
 	}
 	// Git would refuse it by itself, but only after it let the other refs of the push go.
 	if branch, ok := registry.BranchOf(u.Ref); ok && u.New == "" && branch == m.DefaultBranch {
@@ -102,7 +125,7 @@ func (s *Service) checkUpdate(ctx context.Context, m registry.Model, u registry.
 	}
 	switch _, err := s.Index.Version(ctx, m.ID, tag); {
 	case err == nil && u.New == "":
-		return refuse("%s is a published version and cannot be deleted\nDeprecate or quarantine it instead.", tag)
+		return refuse("%s is a published version and cannot be deleted\nWhoever pulls it has to find it; push the next version beside it.", tag)
 	case err == nil:
 		return refuse("%s is a published version and cannot be moved\nPush the change as a new version; git fetch --tags --force brings the published tag back.", tag)
 	case !errors.Is(err, registry.ErrNotFound):

@@ -25,7 +25,7 @@ func TestCheckPushRefuses(t *testing.T) {
 	reused := s.model(deleted.Name)
 	s.upload(reused, "weights of another model")
 	s.upload(m, "weights")
-	other := blobID(7)
+	other, tree := blobID(7), blobID(8)
 	good := registry.RefUpdate{Ref: "refs/heads/good", New: other}
 
 	tests := []struct {
@@ -46,6 +46,24 @@ func TestCheckPushRefuses(t *testing.T) {
 			[]registry.RefUpdate{{Ref: "refs/tags/v1.0.0", New: v1}},
 			nil,
 			[]string{"v1.0.0 is a published version and cannot be moved"},
+		},
+		{
+			"version that is a tree", m,
+			[]registry.RefUpdate{{Ref: "refs/tags/v3.0.0", New: tree}},
+			nil,
+			[]string{"v3.0.0 names a tree or a file, not a commit", "git tag -f v3.0.0"},
+		},
+		{
+			"branch that git takes for HEAD", m,
+			[]registry.RefUpdate{{Ref: "refs/heads/HEAD", New: other}},
+			nil,
+			[]string{`"HEAD" is a name that git programs take for something else`},
+		},
+		{
+			"branch that looks like an option", m,
+			[]registry.RefUpdate{{Ref: "refs/heads/-x", New: other}},
+			nil,
+			[]string{`"-x" is a name`},
 		},
 		{
 			"deleted version", m,
@@ -138,7 +156,7 @@ func TestCheckPushRefuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			before := s.groups()
-			err := s.CheckPush(t.Context(), by("ada"), tt.model, &push{id: "refused", updates: tt.updates, blobs: tt.blobs})
+			err := s.CheckPush(t.Context(), by("ada"), tt.model, &push{id: "refused", updates: tt.updates, blobs: tt.blobs, trees: []registry.ObjectID{tree}})
 			text := refusal(t, err)
 			for _, want := range tt.want {
 				if !strings.Contains(text, want) {

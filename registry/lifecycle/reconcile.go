@@ -123,6 +123,9 @@ func (r *reconciliation) run(ctx context.Context, pushed []registry.RefUpdate) e
 		if slices.ContainsFunc(i.Updates, func(u registry.RefUpdate) bool { return r.waiting[u.Ref] && u.New == r.refs[u.Ref].ID }) {
 			continue
 		}
+		for _, option := range i.Options {
+			r.note("the push option %q is not known here and did nothing", option)
+		}
 		if err := r.add(ctx, registry.PushFinished{PushID: i.PushID, ModelID: r.m.ID}); err != nil {
 			return err
 		}
@@ -358,11 +361,32 @@ func (r *reconciliation) takePolicy(ctx context.Context) error {
 	if now.Problem != "" {
 		r.note("%s at %s is not in force: %s; every gate stays closed until it is mended", registry.PolicyFile, head.Short(), now.Problem)
 	}
+	if before.Policy != nil && now.Blob == "" && now.Problem == "" {
+		r.note("%s is gone from the default branch: the model has no environments any more", registry.PolicyFile)
+	}
+	r.noteUngated(now.Policy)
 	r.report.Policy = &now
 	generation := r.known[registry.BranchRef(r.m.DefaultBranch)].Generation + 1
 	e := registry.NewEvent(registry.EventPolicyChanged, r.m, r.actor(registry.BranchRef(r.m.DefaultBranch)), r.at,
 		policyEvent{head, now.Problem}, string(head), strconv.FormatUint(generation, 10))
 	return r.add(ctx, registry.PolicySet{ModelID: r.m.ID, Policy: now}, announce(e))
+}
+
+// noteUngated warns of environments to which everything goes.
+func (r *reconciliation) noteUngated(policy *registry.Policy) {
+	if policy == nil {
+		return
+	}
+	for _, env := range policy.Environments {
+		if env.Promote == registry.PromoteAuto && len(env.Gates) == 0 && env.Approvals == 0 {
+			r.note("%s has no gates and promotes automatically: every version goes there without any evidence", env.Name)
+		}
+		for _, hook := range env.Deploy {
+			if why := r.Deployer(r.m.Name, hook); why != nil {
+				r.note("nothing can be promoted to %s: %v", env.Name, why)
+			}
+		}
+	}
 }
 
 // readPolicy reads the policy at a commit, the head of the default branch.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -311,15 +312,40 @@ func TestOneVersionThatFailsDoesNotStopTheRest(t *testing.T) {
 	}
 }
 
+// manyFiles are files of some 3,700 bytes each in the record of a version.
+func manyFiles(n int) map[string]string {
+	files := map[string]string{}
+	for i := range n {
+		files[fmt.Sprintf("%s%06d", strings.Repeat(strings.Repeat("d", 240)+"/", 15), i)] = pointer("weights")
+	}
+	return files
+}
+
+func TestLongMessageIsCut(t *testing.T) {
+	s := open(t)
+	m := s.model(fraud)
+	commit := s.commit(m.Name, "main", map[string]string{"README.md": "# Model\n"})
+	s.gitInput(m.Name, strings.Repeat("é long message ", 1<<15), "tag", "-a", "-F", "-", "v1.0.0", string(commit))
+	s.reconcile(m)
+	v, err := s.data.Index.Version(t.Context(), m.ID, registry.MustTag("v1.0.0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := v.Version.Message; len(got) > 17<<10 || !strings.HasPrefix(got, "é long message") || !strings.HasSuffix(got, "...") || !utf8.ValidString(got) {
+		t.Errorf("the message of the version has %d bytes and ends in %q, want at most 17 KiB that end in dots", len(got), got[max(0, len(got)-10):])
+	}
+}
+
 // A push can bring more versions than one group of the journal holds.
 func TestManyVersionsAtOnce(t *testing.T) {
 	s := open(t)
 	m := s.model(fraud)
-	commit := s.commit(m.Name, "main", map[string]string{"README.md": "# Model\n"})
+	s.upload(m, "weights")
+	commit := s.commit(m.Name, "main", manyFiles(150))
 	var want []string
 	for i := range 3 {
 		tag := fmt.Sprintf("v1.%d.0", i)
-		s.gitInput(m.Name, strings.Repeat("a long message ", 1<<15), "tag", "-a", "-F", "-", tag, string(commit)) // is part of the record
+		s.tag(m.Name, tag, commit)
 		want = append(want, tag)
 	}
 	groups, last := s.groups(), s.lastEvent()
@@ -347,10 +373,9 @@ func TestManyVersionsAtOnce(t *testing.T) {
 func TestVersionThatIsTooLargeToRecord(t *testing.T) {
 	s := open(t)
 	m := s.model(fraud)
-	commit := s.commit(m.Name, "main", map[string]string{"README.md": "# Model\n"})
-	// The message is part of the record.
-	s.gitInput(m.Name, strings.Repeat("a long message ", 430_000), "tag", "-a", "-F", "-", "v1.0.0", string(commit))
-	s.tag(m.Name, "v1.1.0", commit)
+	s.upload(m, "weights")
+	s.tag(m.Name, "v1.0.0", s.commit(m.Name, "main", manyFiles(1800)))
+	s.tag(m.Name, "v1.1.0", s.commit(m.Name, "main", map[string]string{"README.md": "# Model\n"}))
 	report := s.reconcile(m)
 	if diff := cmp.Diff([]string{"v1.1.0"}, publishedTags(report)); diff != "" {
 		t.Errorf("published (-want +got):\n%s", diff)

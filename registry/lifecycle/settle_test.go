@@ -389,6 +389,68 @@ func TestRollBackPassesClosedGates(t *testing.T) {
 	}
 }
 
+// The way back is open whatever became of the policy.
+func TestRollBackWithoutAUsablePolicy(t *testing.T) {
+	for name, text := range map[string]string{"malformed": "environments: [", "without the environment": "environments: {staging: {}}", "gone": ""} {
+		t.Run(name, func(t *testing.T) {
+			s, m := prepared(t, "environments: {production: {deploy: [notify]}}", func(f *faults) { f.deployer = func(registry.ModelName, string) error { return nil } })
+			s.release(m, "v1.0.0")
+			s.release(m, "v2.0.0")
+			s.promote(m, production, "v1.0.0")
+			s.promote(m, production, "v2.0.0")
+			s.policy(m, text)
+			c, err := s.RollBack(t.Context(), by("ada"), m, production, registry.Tag{}, "it misbehaves")
+			if err != nil || c.Version != registry.MustTag("v1.0.0") || !slices.Equal(c.Deploy, []string{"notify"}) {
+				t.Errorf("RollBack = %+v, %v, want v1.0.0 deployed as before", c, err)
+			}
+			if _, err := s.Promote(t.Context(), by("ada"), m, production, registry.MustTag("v2.0.0"), ""); err == nil {
+				t.Error("Promote without a usable policy = nil, want it refused")
+			}
+			if _, err := s.RollBack(t.Context(), by("ada"), m, staging, registry.Tag{}, ""); err == nil {
+				t.Error("RollBack of an environment that never held a version = nil, want it refused")
+			}
+		})
+	}
+}
+
+func TestPolicyIsRemarkedOn(t *testing.T) {
+	s := open(t, func(f *faults) {
+		f.deployer = func(_ registry.ModelName, hook string) error {
+			return registry.Invalid("deploy", "no hook %q is configured", hook)
+		}
+	})
+	m := s.model(fraud)
+	s.policy(m, "environments: {staging: {promote: auto}, production: {gates: ['metrics.f1 > 0.5'], deploy: [nowhere]}}")
+	tests := []struct{ policy, want string }{
+		{"environments: {staging: {promote: auto}}", "staging has no gates and promotes automatically"},
+		{"environments: {production: {gates: ['metrics.f1 > 0.5'], deploy: [nowhere]}}", `nothing can be promoted to production: no hook "nowhere" is configured`},
+		{"", "herdbook.yaml is gone from the default branch"},
+	}
+	for _, tt := range tests {
+		files := map[string]string{"README.md": "# Model\n"}
+		if tt.policy != "" {
+			files[registry.PolicyFile] = tt.policy
+		}
+		s.commit(m.Name, "main", files)
+		if notes := s.reconcile(m).Notes; len(notes) != 1 || !strings.Contains(notes[0], tt.want) {
+			t.Errorf("notes on %q = %q, want %q", tt.policy, notes, tt.want)
+		}
+	}
+}
+
+func TestTextsThatSteerATerminalAreRefused(t *testing.T) {
+	s, m := prepared(t, "environments: {production: {}}")
+	s.release(m, "v1.0.0")
+	for _, text := range []string{"\x1b[31m", "a\x00b", "a\x7f", "\u009b2J", "\xff"} {
+		if _, err := s.Promote(t.Context(), by("ada"), m, production, registry.MustTag("v1.0.0"), text); !errors.Is(err, registry.ErrInvalid) {
+			t.Errorf("Promote with the reason %q = %v, want ErrInvalid", text, err)
+		}
+		if _, err := s.ChangeModel(t.Context(), by("ada"), m, lifecycle.ModelChange{Description: &text}); !errors.Is(err, registry.ErrInvalid) {
+			t.Errorf("ChangeModel with the description %q = %v, want ErrInvalid", text, err)
+		}
+	}
+}
+
 func TestApprovals(t *testing.T) {
 	s, m := prepared(t, "environments: {production: {approvals: 2}}")
 	commit := s.commit(m.Name, "work", map[string]string{"README.md": "# Model\n"})

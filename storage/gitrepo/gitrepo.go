@@ -92,6 +92,7 @@ func setDefault[T comparable](field *T, value T) {
 // Beside the namespaces, whose names never begin with a dot, Dir holds:
 const (
 	lockFile = ".lock"  // flock(2): exclusive while a Store opens, then shared by it and by the git programs that write
+	asideDir = ".aside" // repositories that were moved out of the way, for a person to look at
 	trashDir = ".trash" // removed repositories until they are deleted
 	// and unfinished repositories of [durable.TempName].
 )

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 
@@ -144,6 +145,32 @@ func (s *Store) Remove(ctx context.Context, name registry.ModelName) error {
 		return fmt.Errorf("remove the repository of %s: %w", name, err)
 	}
 	return nil
+}
+
+// SetAside moves the repository of a model out of the way, durably, and returns where it is now; nowhere when there is none.
+func (s *Store) SetAside(ctx context.Context, name registry.ModelName) (to string, err error) {
+	_, done, err := s.begin(ctx, draining)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	s.names.Lock()
+	defer s.names.Unlock()
+	r := s.Repository(name)
+	s.readers.drop(r.path)
+	aside := filepath.Join(s.dir, asideDir)
+	if err := s.fsys.MkdirAll(aside, 0o750); err != nil {
+		return "", err
+	}
+	to = filepath.Join(aside, fmt.Sprintf("%s-%s.%d.git", name.Namespace(), name.Name(), time.Now().UnixNano()))
+	err = s.fsys.Rename(r.path, to)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("move the repository of %s aside: %w", name, err)
+	}
+	return to, nil
 }
 
 func (s *Store) remove(r *Repository) error {

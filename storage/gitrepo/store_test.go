@@ -237,6 +237,45 @@ func TestHEAD(t *testing.T) {
 	}
 }
 
+func TestSetAside(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir)
+	ctx := t.Context()
+	if to, err := s.SetAside(ctx, fraud); to != "" || err != nil {
+		t.Errorf("SetAside of no repository = %q, %v, want nothing", to, err)
+	}
+	var places []string
+	for range 2 {
+		r := must(s.Create(ctx, fraud))
+		if err := r.SetHEAD(ctx, "kept"); err != nil {
+			t.Fatal(err)
+		}
+		to, err := s.SetAside(ctx, fraud)
+		if err != nil {
+			t.Fatalf("SetAside = %v", err)
+		}
+		places = append(places, to)
+		if exists, err := r.Exists(); exists || err != nil {
+			t.Errorf("after SetAside the repository exists: %v, %v", exists, err)
+		}
+	}
+	if places[0] == places[1] {
+		t.Errorf("two repositories were moved to %s", places[0])
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, dir)
+	for _, place := range places {
+		if head, err := os.ReadFile(filepath.Join(place, "HEAD")); string(head) != "ref: refs/heads/kept\n" {
+			t.Errorf("HEAD of what was moved to %s, after the next start: %q, %v", place, head, err)
+		}
+	}
+	if names, err := s.List(ctx); len(names) != 0 || err != nil {
+		t.Errorf("List = %v, %v, want nothing of what was moved aside", names, err)
+	}
+}
+
 func TestSetRef(t *testing.T) {
 	s := newServer(t)
 	ctx := t.Context()
