@@ -43,6 +43,8 @@ type Index interface {
 // Blobs is the store of the objects.
 type Blobs interface {
 	Open(ctx context.Context, d digest.Digest) (*os.File, error)
+	// Has reports whether the content is there.
+	Has(ctx context.Context, d digest.Digest) (bool, error)
 	// Put stores what r yields when it has that digest and size; otherwise the error is
 	// registry.ErrInvalid and nothing is stored.
 	Put(ctx context.Context, r io.Reader, d digest.Digest, sizeBytes int64) error
@@ -237,6 +239,13 @@ func (h *Handler) object(c echo.Context, m registry.Model, operation string, o o
 	owned := err == nil
 	if err != nil && !errors.Is(err, registry.ErrNotFound) {
 		return a, err
+	}
+	if operation == "upload" && owned {
+		// The model of a mirror clone owns objects that nobody has sent yet; and what was lost is
+		// mended by sending it again.
+		if owned, err = h.Blobs.Has(c.Request().Context(), d); err != nil {
+			return a, err
+		}
 	}
 	switch {
 	case owned && size != o.Size:

@@ -220,6 +220,24 @@ func TestUploadAndDownload(t *testing.T) {
 	}
 }
 
+// TestObjectThatIsLostIsSentAgain: a model may own what the store does not have, after a mirror
+// clone was taken over without its objects, or after a loss.
+func TestObjectThatIsLostIsSentAgain(t *testing.T) {
+	s, m := start(t)
+	const content = "known, and not there"
+	o := object{oidOf(content), int64(len(content))}
+	s.Commit(registry.BlobsLinked{ModelID: m.ID, Blobs: []registry.LinkedBlob{{Digest: digest.FromString(content), SizeBytes: o.Size}}})
+	if a := s.Do("PUT", href(t, s, "upload", "upload", o), content); a.Status != 200 {
+		t.Fatalf("PUT = %d %s", a.Status, a.Body)
+	}
+	if a := s.Do("GET", href(t, s, "download", "download", o), ""); a.Status != 200 || a.Body != content {
+		t.Errorf("GET = %d %q, want what was put", a.Status, a.Body)
+	}
+	if a := batch(t, s, "upload", o).Objects[0]; len(a.Actions) != 0 {
+		t.Errorf("batch upload of what is there now = %+v, want no action", a)
+	}
+}
+
 // TestOwnerOfASignedUpload: who asked for the address is who sent the object, in the journal and
 // in the access log, although the transfer itself carries no credentials.
 func TestOwnerOfASignedUpload(t *testing.T) {

@@ -177,6 +177,15 @@ func (b blobs) store(ctx context.Context, r io.Reader, want digest.Digest, size 
 // uploads takes content whose digest the client has said.
 type uploads struct{ blobs }
 
+// Has implements lfs.Blobs.
+func (u uploads) Has(ctx context.Context, d digest.Digest) (bool, error) {
+	_, err := u.dir.Stat(ctx, d)
+	if errors.Is(err, blob.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // Put implements lfs.Blobs.
 func (u uploads) Put(ctx context.Context, r io.Reader, d digest.Digest, sizeBytes int64) error {
 	_, err := u.store(ctx, r, d, sizeBytes)

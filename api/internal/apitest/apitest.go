@@ -439,6 +439,15 @@ func (b blobs) store(ctx context.Context, r io.Reader, want digest.Digest, size 
 // uploads implements lfs.Blobs.
 type uploads struct{ blobs }
 
+// Has implements lfs.Blobs.
+func (u uploads) Has(ctx context.Context, d digest.Digest) (bool, error) {
+	_, err := u.dir.Stat(ctx, d)
+	if errors.Is(err, blob.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func (u uploads) Put(ctx context.Context, r io.Reader, d digest.Digest, sizeBytes int64) error {
 	_, err := u.store(ctx, r, d, sizeBytes)
 	if errors.Is(err, blob.ErrDigestMismatch) || errors.Is(err, blob.ErrSizeMismatch) {
