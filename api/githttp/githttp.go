@@ -190,7 +190,7 @@ func (h *Handler) receive(c echo.Context) error {
 		return err
 	}
 	by := door.Request(c)
-	m, err := h.Lifecycle.EnsureModel(c.Request().Context(), by, name)
+	m, err := h.Lifecycle.PushTarget(c.Request().Context(), by, name)
 	if err != nil {
 		return err
 	}
@@ -203,9 +203,14 @@ func (h *Handler) receive(c echo.Context) error {
 	defer func() { h.Pushed(outcome) }()
 	defer drain(c)
 	return h.Transport.ReceivePack(c.Request().Context(), Receive{
-		Model: m.Name, Protocol: protocol(c.Request()), PushID: by.ID, In: in, Out: stream(c),
+		Model: name, Protocol: protocol(c.Request()), PushID: by.ID, In: in, Out: stream(c),
 		Check: func(ctx context.Context, p lifecycle.Push) error {
-			err := h.Lifecycle.CheckPush(ctx, by, m, p)
+			var err error
+			if m.ID == "" {
+				m, err = h.Lifecycle.CheckFirstPush(ctx, by, name, p)
+			} else {
+				err = h.Lifecycle.CheckPush(ctx, by, m, p)
+			}
 			var refused *lifecycle.RefusedError
 			if errors.As(err, &refused) {
 				outcome = "refused"

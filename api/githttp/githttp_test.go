@@ -157,7 +157,7 @@ func TestBodies(t *testing.T) {
 		{"push", "/acme/fraud.git/git-receive-pack", "0000", push, 200, ""},
 		{"push of the type of a fetch", "/acme/fraud.git/git-receive-pack", "0000", append(fetch, name, value), 415, "application/x-git-receive-pack-request"},
 		{"push by a stranger", "/acme/fraud.git/git-receive-pack", "0000", push[:2], 401, "token"},
-		{"push that makes a model", "/acme/fresh.git/git-receive-pack", "0000", push, 200, ""},
+		{"push of nothing to a name without a model", "/acme/fresh.git/git-receive-pack", "0000", push, 200, ""},
 	}
 	for _, test := range tests {
 		a := s.Do("POST", test.target, test.body, test.header...)
@@ -165,8 +165,8 @@ func TestBodies(t *testing.T) {
 			t.Errorf("%s: %d %.300q, want %d with %q", test.name, a.Status, a.Body, test.status, test.want)
 		}
 	}
-	if a := s.As("GET", "/api/v1/models/acme/fresh", ""); a.Status != 200 {
-		t.Errorf("the model that a push makes = %d, want 200", a.Status)
+	if a := s.As("GET", "/api/v1/models/acme/fresh", ""); a.Status != 404 {
+		t.Errorf("the model after a push of nothing = %d, want 404", a.Status)
 	}
 }
 

@@ -29,7 +29,28 @@ func (s *Service) CreateModel(ctx context.Context, by Request, name registry.Mod
 	return s.create(ctx, by, name, visibility, description)
 }
 
-// EnsureModel is the model that a push goes to; it makes the model when there is none.
+// PushTarget is the model that a push goes to, when the caller may push to it; without an ID when
+// there is none yet, which [Service.CheckFirstPush] then makes. The name of a deleted model is used
+// again at once: what may lie in the place of its repository has to go before the push comes.
+func (s *Service) PushTarget(ctx context.Context, by Request, name registry.ModelName) (registry.Model, error) {
+	m, err := s.Index.ModelByName(ctx, name)
+	switch {
+	case err == nil:
+		return m, access.Authorize(by.Identity, access.Write, &m)
+	case !errors.Is(err, registry.ErrNotFound):
+		return m, err
+	}
+	if err := access.Authorize(by.Identity, access.Create, nil); err != nil {
+		return m, err
+	}
+	deleted, err := s.Index.Deleted(ctx, name)
+	if err != nil || !deleted {
+		return registry.Model{Name: name}, err
+	}
+	return s.EnsureModel(ctx, by, name)
+}
+
+// EnsureModel is the model of that name; it makes the model when there is none.
 func (s *Service) EnsureModel(ctx context.Context, by Request, name registry.ModelName) (registry.Model, error) {
 	unlock := s.locks.lock("name:" + name.String())
 	defer unlock()

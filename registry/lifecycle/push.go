@@ -49,6 +49,36 @@ const maxRefUpdates = 10_000
 // [RefusedError] refuses the whole push. After nil, the caller reports the end of the push by
 // [Service.FinishPush], whatever came of it.
 func (s *Service) CheckPush(ctx context.Context, by Request, m registry.Model, p Push) error {
+	if err := s.checkRules(ctx, m, p); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.active[p.ID()] = true
+	s.mu.Unlock()
+	err := s.commit(ctx, registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
+		registry.PushStarted{PushID: p.ID(), ModelID: m.ID, Options: p.Options(), Updates: p.Updates()},
+	}})
+	if err != nil {
+		s.endPush(p.ID())
+	}
+	return err
+}
+
+// CheckFirstPush is CheckPush for a name that [Service.PushTarget] found no model for. The model is
+// made once the push keeps all rules, so that one that is refused leaves nothing behind.
+func (s *Service) CheckFirstPush(ctx context.Context, by Request, name registry.ModelName, p Push) (registry.Model, error) {
+	if err := s.checkRules(ctx, registry.Model{Name: name}, p); err != nil {
+		return registry.Model{}, err
+	}
+	m, err := s.EnsureModel(ctx, by, name)
+	if err != nil {
+		return m, err
+	}
+	return m, s.CheckPush(ctx, by, m, p)
+}
+
+// checkRules decides on a push. A model that is not there yet has no ID: it owns nothing.
+func (s *Service) checkRules(ctx context.Context, m registry.Model, p Push) error {
 	updates := p.Updates()
 	if len(updates) > maxRefUpdates {
 		return refuse("this push moves %d refs and at most %d may move at once; push fewer refs at a time", len(updates), maxRefUpdates)
@@ -65,19 +95,7 @@ func (s *Service) CheckPush(ctx context.Context, by Request, m registry.Model, p
 			return err
 		}
 	}
-	if err := s.checkBlobs(ctx, m, p); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.active[p.ID()] = true
-	s.mu.Unlock()
-	err = s.commit(ctx, registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
-		registry.PushStarted{PushID: p.ID(), ModelID: m.ID, Options: p.Options(), Updates: updates},
-	}})
-	if err != nil {
-		s.endPush(p.ID())
-	}
-	return err
+	return s.checkBlobs(ctx, m, p)
 }
 
 // checkCommit refuses a version that is no commit, which could never be published.

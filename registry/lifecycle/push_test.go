@@ -396,3 +396,40 @@ func TestCrashBetweenRefsAndIndex(t *testing.T) {
 		t.Errorf("Intents after the start = %v, %v, want none", intents, err)
 	}
 }
+
+// A first push that is refused leaves no model behind; one that is not makes it.
+func TestFirstPush(t *testing.T) {
+	s := open(t)
+	ctx, last := t.Context(), s.lastEvent()
+	target, err := s.PushTarget(ctx, by("ada"), fraud)
+	if err != nil || target.ID != "" {
+		t.Fatalf("PushTarget of a name without a model = %+v, %v, want no model yet", target, err)
+	}
+	bad := &push{id: "bad", updates: []registry.RefUpdate{{Ref: registry.VersionsRef, New: blobID(1)}}}
+	_, err = s.CheckFirstPush(ctx, by("ada"), fraud, bad)
+	refusal(t, err)
+	if _, err := s.data.Index.ModelByName(ctx, fraud); !errors.Is(err, registry.ErrNotFound) || len(s.events(last)) != 0 {
+		t.Errorf("after a first push that was refused: %v, events %q, want no model and no event", err, told(s.events(last)))
+	}
+	good := &push{id: "good", updates: manyBranches(1)}
+	m, err := s.CheckFirstPush(ctx, by("ada"), fraud, good)
+	if err != nil || m.Name != fraud || m.ID == "" {
+		t.Fatalf("CheckFirstPush = %+v, %v, want the model", m, err)
+	}
+	if intents, err := s.data.Index.Intents(ctx, m.ID); len(intents) != 1 || intents[0].PushID != "good" || err != nil {
+		t.Errorf("Intents = %+v, %v, want the push", intents, err)
+	}
+	if target, err := s.PushTarget(ctx, by("ada"), fraud); target.ID != m.ID || err != nil {
+		t.Errorf("PushTarget of a model = %+v, %v, want it", target, err)
+	}
+	// Two first pushes at once: the second finds the model that the first has made.
+	if second, err := s.CheckFirstPush(ctx, by("ada"), fraud, &push{id: "second", updates: manyBranches(1)}); second.ID != m.ID || err != nil {
+		t.Errorf("second CheckFirstPush = %+v, %v, want the same model", second, err)
+	}
+	if err := s.DeleteModel(ctx, by("ada"), m); err != nil {
+		t.Fatal(err)
+	}
+	if target, err := s.PushTarget(ctx, by("ada"), fraud); target.ID == "" || target.ID == m.ID || err != nil {
+		t.Errorf("PushTarget of a deleted model's name = %+v, %v, want a new model", target, err)
+	}
+}
