@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
@@ -42,6 +43,9 @@ func (s *Service) buildImage(ctx context.Context, v registry.VersionRecord) erro
 	if ctx.Err() != nil {
 		return ctx.Err() // stopped, not failed: the next start goes on
 	}
+	if passing(err) {
+		return fmt.Errorf("make the image of %s %s: %w", m.Name, v.Version.Tag, err) // Run tries again
+	}
 	if err != nil {
 		s.Log.ErrorContext(ctx, "the image of a version cannot be made", "model", m.Name, "version", v.Version.Tag, "error", err.Error())
 		built = registry.ImageBuilt{Status: registry.ImageStatus{State: registry.ImageFailed, Error: "the image could not be made; the server's log says why"}}
@@ -64,6 +68,16 @@ func (s *Service) buildImage(ctx context.Context, v registry.VersionRecord) erro
 		g.Records = append(g.Records, announce(e))
 	}
 	return s.commit(ctx, g)
+}
+
+// passing reports whether the same work may succeed later: what is wrong is with the machine.
+func passing(err error) bool {
+	for _, cause := range []error{registry.ErrUnavailable, syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EROFS, syscall.EIO} {
+		if errors.Is(err, cause) {
+			return true
+		}
+	}
+	return false
 }
 
 // image computes the layers and puts the manifests and configs into the store.

@@ -1,13 +1,19 @@
 package lifecycle_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/lifecycle"
 )
 
 func TestBuildImages(t *testing.T) {
@@ -48,6 +54,41 @@ func TestBuildImages(t *testing.T) {
 	}
 	if got := s.groups(); got != groups {
 		t.Errorf("BuildImages again added %d groups to the journal, want 0", got-groups)
+	}
+}
+
+// full is a store on a full disk.
+type full struct {
+	lifecycle.Blobs
+	now bool
+}
+
+func (f *full) Put(ctx context.Context, r io.Reader) (registry.BlobInfo, error) {
+	if f.now {
+		return registry.BlobInfo{}, fmt.Errorf("write blob: %w", syscall.ENOSPC)
+	}
+	return f.Blobs.Put(ctx, r)
+}
+
+// What is wrong with the machine is wrong with no version: the image is made when there is space again.
+func TestImageOnAFullDisk(t *testing.T) {
+	disk := &full{}
+	s := open(t, func(f *faults) { disk.Blobs, f.Blobs = f.Blobs, disk })
+	m := s.model(fraud)
+	s.publish(m, "v1.0.0", map[string]string{"README.md": "# 1\n"})
+	disk.now = true
+	if err := s.BuildImages(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("BuildImages on a full disk = %v, want ENOSPC", err)
+	}
+	if got := s.version(m, "v1.0.0").Image.State; got != registry.ImageBuilding {
+		t.Errorf("image on a full disk = %s, want it still %s", got, registry.ImageBuilding)
+	}
+	disk.now = false
+	if err := s.BuildImages(t.Context()); err != nil {
+		t.Errorf("BuildImages with space again = %v", err)
+	}
+	if got := s.version(m, "v1.0.0").Image.State; got != registry.ImageReady {
+		t.Errorf("image with space again = %s, want %s", got, registry.ImageReady)
 	}
 }
 

@@ -39,12 +39,39 @@ func (r *Repository) Refs(ctx context.Context) ([]registry.Ref, error) {
 	if exitCode(err) == 1 && len(out) == 0 && cmd.stderr.line() == "" {
 		return nil, nil // there are none
 	}
+	if exitCode(err) == exitFatal && ctx.Err() == nil {
+		// One ref whose object is missing ends git's listing; what it tells about the others is worth having.
+		r.store.log.ErrorContext(ctx, "the refs of a repository cannot be listed with what they lead to: an object is missing", "model", r.name, "reason", err.Error())
+		return r.refsOneByOne(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list the refs of %s: %w", r.name, err)
 	}
 	refs, err := parseRefs(out)
 	if err != nil {
 		return nil, fmt.Errorf("list the refs of %s: %w", r.name, err)
+	}
+	return refs, nil
+}
+
+// refsOneByOne lists the refs of a repository in which objects are missing. A ref to such an object leads to nothing
+// but its own ID.
+func (r *Repository) refsOneByOne(ctx context.Context) ([]registry.Ref, error) {
+	out, err := r.store.command(ctx, r.path, "for-each-ref", "--format=%(objectname) %(refname)").output()
+	if err != nil {
+		return nil, fmt.Errorf("list the refs of %s: %w", r.name, err)
+	}
+	refs, err := parseRefs(out)
+	if err != nil {
+		return nil, fmt.Errorf("list the refs of %s: %w", r.name, err)
+	}
+	for i, ref := range refs {
+		found, err := r.Resolve(ctx, ref.Name)
+		if err == nil && found.ID == ref.ID {
+			refs[i].Peeled = found.Peeled
+		} else if err != nil && !errors.Is(err, registry.ErrNotFound) {
+			return nil, err
+		}
 	}
 	return refs, nil
 }

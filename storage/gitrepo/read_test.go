@@ -181,6 +181,28 @@ func TestRefsWhileOneIsLocked(t *testing.T) {
 }
 
 // Readers are kept open. What git writes meanwhile is seen at once, and what it packs anew as well.
+// One ref whose object is missing does not hide the others.
+func TestRefsWithAMissingObject(t *testing.T) {
+	s := newServer(t)
+	w := newClient(t).work(s, 2)
+	w.git("tag", "-a", "-m", "one", "v1.0.0")
+	w.git("push", "-q", "origin", "main", "v1.0.0")
+	for _, ref := range []string{"refs/tags/v0.1.0", "refs/heads/lost"} {
+		writeFile(t, filepath.Join(repoDir(s), ref), strings.Repeat("a", 40)+"\n")
+	}
+	lost := registry.ObjectID(strings.Repeat("a", 40))
+	want := []registry.Ref{
+		{Name: "refs/heads/lost", ID: lost, Peeled: lost},
+		{Name: "refs/heads/main", ID: w.rev("HEAD"), Peeled: w.rev("HEAD")},
+		{Name: "refs/tags/v0.1.0", ID: lost, Peeled: lost},
+		{Name: "refs/tags/v1.0.0", ID: w.rev("v1.0.0"), Peeled: w.rev("HEAD")},
+	}
+	got, err := s.repo().Refs(t.Context())
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("Refs = %v (-want +got):\n%s", err, diff)
+	}
+}
+
 func TestReadSeesWrites(t *testing.T) {
 	s := newServer(t)
 	ctx := t.Context()
