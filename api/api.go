@@ -104,6 +104,10 @@ type Config struct {
 	AnonymousRead bool
 	NoAuth        bool
 
+	// PositionKey hides how many events there are from who may not read all; 32 bytes, by default
+	// other ones in each process.
+	PositionKey []byte
+
 	// Patience is how long a client may send nothing in the middle of a body; by default one
 	// minute.
 	Patience time.Duration
@@ -113,9 +117,10 @@ type Config struct {
 // Server answers requests.
 type Server struct {
 	Config
-	echo    *echo.Echo
-	auth    *auth.Authenticator
-	metrics requestMetrics
+	echo      *echo.Echo
+	auth      *auth.Authenticator
+	metrics   requestMetrics
+	positions positions
 }
 
 // New assembles a Server.
@@ -123,7 +128,7 @@ func New(c Config) *Server {
 	if c.Patience == 0 {
 		c.Patience = time.Minute
 	}
-	s := &Server{Config: c, echo: echo.New(), metrics: newRequestMetrics(c.Metrics)}
+	s := &Server{Config: c, echo: echo.New(), metrics: newRequestMetrics(c.Metrics), positions: newPositions(c.PositionKey)}
 	s.auth = &auth.Authenticator{Tokens: c.Index, AnonymousRead: c.AnonymousRead, NoAuth: c.NoAuth}
 	s.echo.HideBanner, s.echo.HidePort = true, true
 	s.echo.HTTPErrorHandler = s.fail
@@ -187,16 +192,21 @@ type list[T any] struct {
 // Source: RFC 8288, section 3.
 func answerList[T any](c echo.Context, items []T, next string) error {
 	if next != "" {
-		u := *c.Request().URL
-		q := u.Query()
-		q.Set("cursor", next)
-		u.RawQuery = q.Encode()
-		c.Response().Header().Set("Link", "<"+u.RequestURI()+`>; rel="next"`)
+		link(c, "cursor", next)
 	}
 	if items == nil {
 		items = []T{}
 	}
 	return c.JSON(http.StatusOK, list[T]{items})
+}
+
+// link says where the next page is: at the same address, with another value of a parameter.
+func link(c echo.Context, name, value string) {
+	u := *c.Request().URL
+	q := u.Query()
+	q.Set(name, value)
+	u.RawQuery = q.Encode()
+	c.Response().Header().Set("Link", "<"+u.RequestURI()+`>; rel="next"`)
 }
 
 // pageOf reads "limit" and "cursor".

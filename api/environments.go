@@ -3,7 +3,6 @@ package api
 import (
 	"fmt"
 	"net/http"
-	"strconv"
 
 	"github.com/labstack/echo/v4"
 
@@ -199,32 +198,6 @@ func (s *Server) getLineage(c echo.Context) error {
 		return err
 	}
 	return c.JSON(http.StatusOK, graph)
-}
-
-func (s *Server) listEvents(c echo.Context) error {
-	if err := s.mayList(c); err != nil {
-		return err
-	}
-	limit, err := intParam(c, "limit", registry.MaxPage)
-	if err != nil {
-		return err
-	}
-	after := uint64(0)
-	if text := c.QueryParam("after"); text != "" {
-		if after, err = strconv.ParseUint(text, 10, 63); err != nil {
-			return registry.Invalid("after", "after is the seq of an event")
-		}
-	}
-	events, err := s.Index.Events(c.Request().Context(), door.Identity(c), after, limit)
-	if err != nil {
-		return err
-	}
-	if access.Authorize(door.Identity(c), access.ReadDeliveries, nil) != nil {
-		for i := range events {
-			events[i].Sinks = nil
-		}
-	}
-	return answerList(c, events, "")
 }
 
 func (s *Server) listDeliveries(c echo.Context) error {

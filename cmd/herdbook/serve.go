@@ -153,13 +153,18 @@ func openHooks(s settings) ([]hooks.Hook, error) {
 
 // assemble makes the HTTP server of the parts.
 func (s *server) assemble() error {
-	key, err := s.data.Secret("lfs-key", func() []byte {
+	newKey := func() []byte {
 		key := make([]byte, 32)
 		rand.Read(key) // crypto/rand never fails
 		return key
-	})
+	}
+	key, err := s.data.Secret("lfs-key", newKey)
 	if err != nil {
 		return fmt.Errorf("key of signed addresses: %w", err)
+	}
+	positionKey, err := s.data.Secret("position-key", newKey)
+	if err != nil {
+		return fmt.Errorf("key of positions: %w", err)
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -176,7 +181,7 @@ func (s *server) assemble() error {
 	s.handler = api.New(api.Config{
 		Index: index, Lifecycle: s.lifecycle, Commits: repositories{s.data.Repositories}, Sinks: s.dispatcher, Pages: pages,
 		Log: s.log, Metrics: metrics, Ready: s.data.Ready, PublicURL: s.public,
-		AnonymousRead: s.AnonymousRead == "on", NoAuth: s.InsecureNoAuth, Version: programVersion(),
+		AnonymousRead: s.AnonymousRead == "on", NoAuth: s.InsecureNoAuth, PositionKey: positionKey, Version: programVersion(),
 		Doors: []api.Door{
 			githttp.New(githttp.Config{
 				Models: index, Lifecycle: s.lifecycle, Transport: transport{s.data.Repositories},
