@@ -230,7 +230,7 @@ func (p *Pages) addVersions(ctx context.Context, view *modelView, before string)
 				counts[name]++
 			}
 		}
-		if row.Gates, err = p.gates(ctx, view, v); err != nil {
+		if row.Gates, err = p.gates(ctx, view.Model, v, view.Places); err != nil {
 			return err
 		}
 		view.Versions = append(view.Versions, row)
@@ -252,20 +252,17 @@ func (p *Pages) addVersions(ctx context.Context, view *modelView, before string)
 	return nil
 }
 
-func (p *Pages) gates(ctx context.Context, view *modelView, v registry.VersionRecord) ([]gateCell, error) {
-	verdicts, err := p.Judge.Verdicts(ctx, view.Model, v)
+// gates are the verdicts of all environments on a version.
+func (p *Pages) gates(ctx context.Context, m registry.Model, v registry.VersionRecord, places []registry.Place) ([]gateCell, error) {
+	verdicts, err := p.Judge.Verdicts(ctx, m, v)
 	if err != nil {
 		return nil, err
 	}
-	var cells []gateCell
-	for _, verdict := range verdicts {
-		cell := gateCell{Verdict: verdict}
-		for _, at := range view.Places {
-			if at.State.Name == verdict.Environment && at.State.Version() == v.Version.Tag {
-				cell.Live = true
-			}
-		}
-		cells = append(cells, cell)
+	cells := make([]gateCell, len(verdicts))
+	for i, verdict := range verdicts {
+		cells[i] = gateCell{verdict, slices.ContainsFunc(places, func(at registry.Place) bool {
+			return at.State.Name == verdict.Environment && at.State.Version() == v.Version.Tag
+		})}
 	}
 	return cells, nil
 }

@@ -5,7 +5,6 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"os"
 	"path"
 	"strings"
 	"time"
@@ -105,7 +104,4 @@ func (s sender) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-var (
-	_ io.ReaderFrom = sender{}
-	_ io.ReadSeeker = (*os.File)(nil)
-)
+var _ io.ReaderFrom = sender{}

@@ -23,7 +23,7 @@ type versionView struct {
 	CloneURL    string
 	Places      []registry.Place
 	Policy      registry.PolicyState
-	Verdicts    []verdictView
+	Verdicts    []gateCell
 	Evaluations []evaluationView
 	Lineage     lineageView
 	History     []registry.EnvironmentChange
@@ -66,31 +66,15 @@ func (p *Pages) version(c echo.Context) error {
 	return p.show(c, http.StatusOK, "version", m.Name.String()+" "+tag.String(), view)
 }
 
-// verdictView is the decision of an environment's gates, and whether the version is there.
-type verdictView struct {
-	registry.Verdict
-	Live bool
-}
-
-func (p *Pages) addVerdicts(ctx context.Context, view *versionView) error {
-	verdicts, err := p.Judge.Verdicts(ctx, view.Model, view.VersionRecord)
-	if err != nil {
-		return err
-	}
+func (p *Pages) addVerdicts(ctx context.Context, view *versionView) (err error) {
 	if view.Policy, err = p.Index.Policy(ctx, view.Model.ID); err != nil {
 		return err
 	}
 	if view.Places, err = p.environments(ctx, view.Model); err != nil {
 		return err
 	}
-	for _, v := range verdicts {
-		one := verdictView{Verdict: v}
-		for _, at := range view.Places {
-			one.Live = one.Live || at.State.Name == v.Environment && at.State.Version() == view.Version.Tag
-		}
-		view.Verdicts = append(view.Verdicts, one)
-	}
-	return nil
+	view.Verdicts, err = p.gates(ctx, view.Model, view.VersionRecord, view.Places)
+	return err
 }
 
 // maxShown bounds the evaluations on a page; the API has all.

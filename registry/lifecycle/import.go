@@ -64,13 +64,14 @@ func (s *Service) importModel(ctx context.Context, name registry.ModelName) erro
 		return err
 	}
 	i := importer{Service: s, repo: repo, decoder: registry.NewDecoder(), refs: map[string]registry.Ref{}}
-	if refs, err := repo.Refs(ctx); err != nil || len(refs) == 0 {
-		return err // what a first push left that was refused, or did not end
-	}
-	if err := repo.Sync(ctx, nil); err != nil {
+	if err := i.read(ctx); err != nil {
 		return err
 	}
-	if err := i.read(ctx); err != nil {
+	if len(i.refs) == 0 {
+		return nil // what a first push left that was refused, or did not end
+	}
+	// Nothing is recorded that a power cut could take back.
+	if err := repo.Sync(ctx, nil); err != nil {
 		return err
 	}
 	now := s.Now()

@@ -52,19 +52,25 @@ func (s *Service) PushTarget(ctx context.Context, by Request, name registry.Mode
 
 // EnsureModel is the model of that name; it makes the model when there is none.
 func (s *Service) EnsureModel(ctx context.Context, by Request, name registry.ModelName) (registry.Model, error) {
+	m, _, err := s.ensure(ctx, by, name)
+	return m, err
+}
+
+func (s *Service) ensure(ctx context.Context, by Request, name registry.ModelName) (m registry.Model, made bool, err error) {
 	unlock := s.locks.lock("name:" + name.String())
 	defer unlock()
-	m, err := s.Index.ModelByName(ctx, name)
+	m, err = s.Index.ModelByName(ctx, name)
 	if err == nil {
-		return m, access.Authorize(by.Identity, access.Write, &m)
+		return m, false, access.Authorize(by.Identity, access.Write, &m)
 	}
 	if !errors.Is(err, registry.ErrNotFound) {
-		return m, err
+		return m, false, err
 	}
 	if err := access.Authorize(by.Identity, access.Create, nil); err != nil {
-		return m, err
+		return m, false, err
 	}
-	return s.create(ctx, by, name, s.Visibility, "")
+	m, err = s.create(ctx, by, name, s.Visibility, "")
+	return m, err == nil, err
 }
 
 func (s *Service) create(ctx context.Context, by Request, name registry.ModelName, visibility registry.Visibility, description string) (registry.Model, error) {
@@ -174,6 +180,9 @@ func (s *Service) DeleteModel(ctx context.Context, by Request, m registry.Model)
 		return err
 	}
 	// A crash here leaves a repository without a model; see Start.
+	s.mu.Lock()
+	delete(s.signatures, m.ID)
+	s.mu.Unlock()
 	return s.Repositories.Remove(ctx, m.Name)
 }
 

@@ -52,6 +52,11 @@ func (s *Service) CheckPush(ctx context.Context, by Request, m registry.Model, p
 	if err := s.checkRules(ctx, m, p); err != nil {
 		return err
 	}
+	return s.admit(ctx, by, m, p)
+}
+
+// admit records that the refs of a push that keeps all rules are about to move.
+func (s *Service) admit(ctx context.Context, by Request, m registry.Model, p Push) error {
 	s.mu.Lock()
 	s.active[p.ID()] = true
 	s.mu.Unlock()
@@ -70,10 +75,14 @@ func (s *Service) CheckFirstPush(ctx context.Context, by Request, name registry.
 	if err := s.checkRules(ctx, registry.Model{Name: name}, p); err != nil {
 		return registry.Model{}, err
 	}
-	m, err := s.EnsureModel(ctx, by, name)
-	if err != nil {
+	m, made, err := s.ensure(ctx, by, name)
+	switch {
+	case err != nil:
 		return m, err
+	case made:
+		return m, s.admit(ctx, by, m, p)
 	}
+	// Another first push came before: its versions are there now.
 	return m, s.CheckPush(ctx, by, m, p)
 }
 

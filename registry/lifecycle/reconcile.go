@@ -364,7 +364,7 @@ func (r *reconciliation) takePolicy(ctx context.Context) error {
 	if before.Policy != nil && now.Blob == "" && now.Problem == "" {
 		r.note("%s is gone from the default branch: the model has no environments any more", registry.PolicyFile)
 	}
-	r.noteUngated(now.Policy)
+	r.remarkOn(now.Policy)
 	r.report.Policy = &now
 	generation := r.known[registry.BranchRef(r.m.DefaultBranch)].Generation + 1
 	e := registry.NewEvent(registry.EventPolicyChanged, r.m, r.actor(registry.BranchRef(r.m.DefaultBranch)), r.at,
@@ -372,8 +372,8 @@ func (r *reconciliation) takePolicy(ctx context.Context) error {
 	return r.add(ctx, registry.PolicySet{ModelID: r.m.ID, Policy: now}, announce(e))
 }
 
-// noteUngated warns of environments to which everything goes.
-func (r *reconciliation) noteUngated(policy *registry.Policy) {
+// remarkOn warns of environments to which everything goes, or nothing can.
+func (r *reconciliation) remarkOn(policy *registry.Policy) {
 	if policy == nil {
 		return
 	}

@@ -2,13 +2,15 @@
 //
 // The file is a view of what the journal holds: it can be deleted and is then rebuilt by
 // applying every group of the journal again, which gives the same answers. It is written
-// without waiting for the disk, because the journal is: after a power cut the groups that it
-// lost are applied once more from the position that the file itself remembers. A write is
-// therefore not acknowledged by this package but by the journal.
+// without waiting for the disk, because the journal is: after a power cut it is made anew. A
+// write is therefore not acknowledged by this package but by the journal. After a process that
+// was killed the groups that it had not applied are applied from where the file itself says.
 //
 // Each row carries a checksum, and so does a file that was closed; one that is not known to be
-// what was written last is not opened but made anew. Queries that list take the identity of the caller and leave out
-// what it may not read before they count, sort or page.
+// what was written last is not opened but made anew.
+//
+// Queries that list take the identity of the caller and leave out what it may not read before
+// they count, sort or page.
 package index
 
 import (
@@ -30,8 +32,7 @@ import (
 const schema = 1
 
 // The buckets, each with the format of its keys and values. Parts of a key are joined by NUL;
-// numbers are 8 bytes, big endian; values are a CRC-32C
-// of bucket, key and JSON, and the JSON.
+// numbers are 8 bytes, big endian; values are a CRC-32C of bucket, key and JSON, and the JSON.
 const (
 	bucketMeta         = "meta"         // "schema" -> number, "applied" -> the last journal sequence number, "counts" -> registry.Counts, "journal" -> its id
 	bucketModels       = "models"       // model id -> registry.Model
