@@ -31,7 +31,7 @@ type Index interface {
 	versionQueries
 	environmentQueries
 	eventQueries
-	auth.Tokens
+	tokenQueries
 }
 
 type modelQueries interface {
@@ -60,6 +60,11 @@ type eventQueries interface {
 	Events(ctx context.Context, id access.Identity, after uint64, limit int) ([]registry.Event, error)
 	Deliveries(ctx context.Context, id access.Identity, at registry.Page) ([]registry.Delivery, string, error)
 	Delivery(ctx context.Context, sink, eventID string) (registry.Delivery, error)
+}
+
+type tokenQueries interface {
+	auth.Tokens
+	Tokens(ctx context.Context, at registry.Page) ([]registry.Token, string, error)
 }
 
 // Commits tells whether a repository has a commit.
@@ -152,6 +157,9 @@ func (s *Server) routes() {
 
 	v1 := e.Group("/api/v1")
 	v1.Match(read, "/whoami", s.whoami)
+	v1.Match(read, "/tokens", s.listTokens)
+	v1.POST("/tokens", s.createToken)
+	v1.DELETE("/tokens/:id", s.revokeToken)
 	v1.Match(read, "/models", s.listModels)
 	v1.POST("/models", s.createModel)
 	v1.Match(read, "/events", s.listEvents)

@@ -170,11 +170,10 @@ func (s *Server) deleteModel(c echo.Context) error {
 
 func (s *Server) whoami(c echo.Context) error {
 	id := door.Identity(c)
-	role := map[access.Role]string{access.Nobody: "nobody", access.Reader: "reader", access.Admin: "admin"}[id.Role]
 	return c.JSON(http.StatusOK, struct {
 		Name    string `json:"name"`
 		Role    string `json:"role"`
 		TokenID string `json:"token_id,omitempty"`
 		Server  string `json:"server_version"`
-	}{id.Name, role, id.TokenID, s.Version})
+	}{id.Name, id.Role.String(), id.TokenID, s.Version})
 }

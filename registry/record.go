@@ -3,6 +3,7 @@ package registry
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -156,13 +157,29 @@ type LinkedBlob struct {
 	SizeBytes int64         `json:"size_bytes"`
 }
 
-// Token is an access token as it is kept: never the secret itself.
+// Token is what somebody proves with who they are, as it is kept: an access token, of which the server
+// does not know the secret, or the public key of an SSH client.
 type Token struct {
 	ID        string    `json:"id"`
 	Owner     string    `json:"owner"`
-	Role      string    `json:"role"` // admin, until there are others
-	Hash      string    `json:"hash"` // hex SHA-256 of the whole token as it was shown
+	Role      string    `json:"role"`              // reader, writer, maintainer or admin
+	Hash      string    `json:"hash"`              // hex SHA-256 of the whole token as it was shown, or "ssh:" and that of the public key
+	SSHKey    string    `json:"ssh_key,omitempty"` // as in authorized_keys(5): type and base64
 	CreatedAt time.Time `json:"created_at"`
+}
+
+// ownerForm is the name of a person or a program.
+var ownerForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+
+// CheckOwner says why nobody can have that name, or nil. The error is a [FieldError] on "owner".
+func CheckOwner(name string) error {
+	switch {
+	case !ownerForm.MatchString(name):
+		return Invalid("owner", "an owner is named by 1 to 63 of a-z, 0-9, '.', '_' and '-', and begins with a letter or a digit")
+	case name == "anonymous" || name == "unauthenticated" || name == "herdbook":
+		return Invalid("owner", "%s stands for something else in the records of the server; choose another name", name)
+	}
+	return nil
 }
 
 func (JournalStarted) recordType() string     { return "journal_started" }

@@ -98,7 +98,7 @@ func samples() []registry.Record {
 		registry.DeliveryTried{Attempt: registry.Attempt{
 			Sink: "notify", EventID: event.ID, Number: 2, Outcome: registry.Failed, At: someTime, Duration: 1500 * time.Millisecond, StatusCode: 503, Detail: "busy", NextAt: someTime.Add(time.Minute),
 		}},
-		registry.TokenCreated{Token: registry.Token{ID: "t1", Owner: "ada", Role: "admin", Hash: strings.Repeat("ef", 32), CreatedAt: someTime}},
+		registry.TokenCreated{Token: registry.Token{ID: "t1", Owner: "ada", Role: "admin", Hash: strings.Repeat("ef", 32), SSHKey: "ssh-ed25519 AAAA", CreatedAt: someTime}},
 		registry.TokenRevoked{TokenID: "t1"},
 	}
 }

@@ -200,6 +200,23 @@ func (c *Client) Approve(ctx context.Context, m registry.ModelName, env string, 
 	return a, err
 }
 
+// Tokens lists the tokens and keys that are worth something.
+func (c *Client) Tokens(ctx context.Context) ([]api.Token, error) {
+	return all[api.Token](ctx, c, "/tokens")
+}
+
+// CreateToken makes a token, or keeps an SSH key.
+func (c *Client) CreateToken(ctx context.Context, in api.TokenRequest) (api.Token, error) {
+	var t api.Token
+	err := c.Do(ctx, http.MethodPost, "/tokens", in, &t)
+	return t, err
+}
+
+// RevokeToken makes a token worth nothing.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	return c.Do(ctx, http.MethodDelete, "/tokens/"+url.PathEscape(id), nil, nil)
+}
+
 // Environments are what runs where.
 func (c *Client) Environments(ctx context.Context, m registry.ModelName) ([]api.Environment, error) {
 	return all[api.Environment](ctx, c, path(m, "environments"))

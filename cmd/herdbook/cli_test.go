@@ -37,20 +37,38 @@ func commandNames() []string {
 	return names
 }
 
+// everyCommand are the commands and those below them, as they are typed.
+func everyCommand() []string {
+	var names []string
+	var add func(above string, t reflect.Type)
+	add = func(above string, t reflect.Type) {
+		for _, f := range reflect.VisibleFields(t) {
+			if _, ok := f.Tag.Lookup("cmd"); !ok {
+				continue
+			}
+			name := above + strings.ToLower(regexp.MustCompile(`([a-z])([A-Z])`).ReplaceAllString(f.Name, "$1-$2"))
+			names = append(names, name)
+			add(name+" ", f.Type)
+		}
+	}
+	add("", reflect.TypeFor[commands]())
+	return names
+}
+
 func TestHelp(t *testing.T) {
 	code, out, errText := runCLI(t, "")
 	if code != 0 || errText != "" || !strings.Contains(out, "herdbook serve") {
 		t.Errorf("no arguments = %d, %q, %q; want the help", code, out, errText)
 	}
-	for _, name := range commandNames() {
-		if !strings.Contains(out, "\n  "+name) {
+	for _, name := range everyCommand() {
+		if !strings.Contains(name, " ") && !strings.Contains(out, "\n  "+name) {
 			t.Errorf("the help does not list %s:\n%s", name, out)
 		}
-		code, byFlag, _ := runCLI(t, "", name, "--help")
+		code, byFlag, _ := runCLI(t, "", append(strings.Fields(name), "--help")...)
 		if code != 0 || !strings.HasPrefix(byFlag, "Usage: herdbook "+name) {
 			t.Errorf("herdbook %s --help = %d, %q", name, code, byFlag)
 		}
-		if code, byCommand, _ := runCLI(t, "", "help", name); code != 0 || byCommand != byFlag {
+		if code, byCommand, _ := runCLI(t, "", append([]string{"help"}, strings.Fields(name)...)...); code != 0 || byCommand != byFlag {
 			t.Errorf("herdbook help %s = %d, %q; want what --help says: %q", name, code, byCommand, byFlag)
 		}
 		if name == "version" || name == "help" {
@@ -65,8 +83,8 @@ func TestHelp(t *testing.T) {
 // TestExamplesParse: every example in the help is a command that the program takes.
 func TestExamplesParse(t *testing.T) {
 	example := regexp.MustCompile(`(?m)^ +(herdbook [a-z].*)$`)
-	for _, name := range commandNames() {
-		_, help, _ := runCLI(t, "", name, "--help")
+	for _, name := range everyCommand() {
+		_, help, _ := runCLI(t, "", append(strings.Fields(name), "--help")...)
 		_, examples, _ := strings.Cut(help, "Example")
 		for _, m := range example.FindAllStringSubmatch(examples, -1) {
 			line, _, _ := strings.Cut(strings.ReplaceAll(m[1], `> "${fpath[1]}/_herdbook"`, ""), " | ")

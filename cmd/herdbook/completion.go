@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -59,18 +60,27 @@ func (c completionCommand) Run(t terminal, parser *kong.Kong) error {
 func words(parser *kong.Kong) (names []string, helps map[string]string, flags, arguments map[string][]string) {
 	helps, flags, arguments = map[string]string{}, map[string][]string{}, map[string][]string{}
 	for _, command := range parser.Model.Children {
-		names = append(names, command.Name)
-		helps[command.Name] = command.Help
-		for _, flag := range append(command.Flags, parser.Model.Flags...) {
-			flags[command.Name] = append(flags[command.Name], "--"+flag.Name)
-		}
-	}
-	for _, command := range parser.Model.Children {
-		for _, argument := range command.Positional {
-			if argument.Enum != "" {
-				arguments[command.Name] = append(arguments[command.Name], argument.EnumSlice()...)
+		name := command.Name
+		names = append(names, name)
+		helps[name] = command.Help
+		for _, node := range append(command.Children, command) {
+			for _, flag := range node.Flags {
+				flags[name] = append(flags[name], "--"+flag.Name)
+			}
+			for _, argument := range node.Positional {
+				if argument.Enum != "" {
+					arguments[name] = append(arguments[name], argument.EnumSlice()...)
+				}
+			}
+			if node != command {
+				arguments[name] = append(arguments[name], node.Name)
 			}
 		}
+		for _, flag := range parser.Model.Flags {
+			flags[name] = append(flags[name], "--"+flag.Name)
+		}
+		slices.Sort(flags[name])
+		flags[name] = slices.Compact(flags[name])
 	}
 	arguments["help"] = names
 	return names, helps, flags, arguments

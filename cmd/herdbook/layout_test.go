@@ -63,6 +63,7 @@ var owners = map[string][]string{
 	"go.yaml.in/yaml/v3":                 {"registry/card"},
 	"google.golang.org/protobuf":         {"registry/inspect"},
 	"golang.org/x/mod":                   {"registry"},
+	"golang.org/x/crypto":                {"api"},
 	"go.etcd.io/bbolt":                   {"storage/index"},
 	"github.com/go-git/go-git":           {"storage/gitrepo"},
 	"github.com/go-git/go-billy":         {"storage/gitrepo"},

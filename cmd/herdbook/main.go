@@ -72,6 +72,7 @@ type commands struct {
 	Rollback   rollbackCommand   `cmd:"" help:"Put an earlier version back into an environment."`
 	Approve    approveCommand    `cmd:"" help:"Approve of a version for an environment."`
 	Env        envCommand        `cmd:"" help:"Show which version is in which environment."`
+	Token      tokenCommand      `cmd:"" help:"Make, list and revoke access tokens, and add SSH keys."`
 	Completion completionCommand `cmd:"" help:"Print a completion script for bash, zsh or fish."`
 	Version    versionCommand    `cmd:"" help:"Print the version of this program."`
 	Help       helpCommand       `cmd:"" help:"Show help for a command."`

@@ -23,6 +23,7 @@ import (
 	"github.com/herdbook/herdbook/hooks"
 	"github.com/herdbook/herdbook/hooks/webhook"
 	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
 	"github.com/herdbook/herdbook/registry/lifecycle"
 	"github.com/herdbook/herdbook/storage"
 	"github.com/herdbook/herdbook/web"
@@ -201,7 +202,7 @@ func (s *server) firstToken(ctx context.Context, out io.Writer) error {
 	if err != nil || some {
 		return err
 	}
-	secret, kept := api.NewToken("admin", "admin")
+	secret, kept := api.NewToken("admin", access.Admin)
 	kept.CreatedAt = time.Now().UTC().Truncate(time.Microsecond)
 	// The file comes first: after a crash in between, the next start makes another token.
 	path, err := s.data.WriteAdminToken(secret)

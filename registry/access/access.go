@@ -6,17 +6,50 @@
 // answer.
 package access
 
-import "github.com/herdbook/herdbook/registry"
+import (
+	"fmt"
+
+	"github.com/herdbook/herdbook/registry"
+)
 
 // Role is what a caller may do everywhere.
 type Role int
 
-// The roles, from the weakest to the strongest.
+// The roles, from the weakest to the strongest; each may do what the one before it may.
 const (
-	Nobody Role = iota // may do nothing
-	Reader             // reads public models without having said who it is
-	Admin              // may do everything
+	Nobody     Role = iota // may do nothing
+	Guest                  // reads public models without having said who it is
+	Reader                 // reads all models
+	Writer                 // pushes, evaluates, locks
+	Maintainer             // promotes and approves, pushes to protected branches, undoes what writers did
+	Admin                  // may do everything
 )
+
+// roleNames are the roles that a person or a program can be given.
+var roleNames = map[Role]string{Reader: "reader", Writer: "writer", Maintainer: "maintainer", Admin: "admin"}
+
+// ParseRole reads the name of a role that can be given. The error is a [registry.FieldError] on "role".
+func ParseRole(s string) (Role, error) {
+	for role, name := range roleNames {
+		if name == s {
+			return role, nil
+		}
+	}
+	return Nobody, registry.Invalid("role", "a role is reader, writer, maintainer or admin, not %.40q", s)
+}
+
+func (r Role) String() string {
+	switch r {
+	case Nobody:
+		return "nobody"
+	case Guest:
+		return "guest"
+	}
+	if name, ok := roleNames[r]; ok {
+		return name
+	}
+	return fmt.Sprintf("role %d", int(r))
+}
 
 // Identity is who asks.
 type Identity struct {
@@ -29,7 +62,7 @@ type Identity struct {
 // lets it, which by default is on loopback.
 func Anonymous(mayRead bool) Identity {
 	if mayRead {
-		return Identity{Name: "anonymous", Role: Reader}
+		return Identity{Name: "anonymous", Role: Guest}
 	}
 	return Identity{Name: "anonymous"}
 }
@@ -38,7 +71,15 @@ func Anonymous(mayRead bool) Identity {
 var System = Identity{Name: "herdbook", Role: Admin}
 
 // Authenticated reports whether the caller proved who it is.
-func (id Identity) Authenticated() bool { return id.Role > Reader }
+func (id Identity) Authenticated() bool { return id.role() > Guest }
+
+// role is the caller's role; one that is none of the known ones is Nobody.
+func (id Identity) role() Role {
+	if id.Role < Nobody || id.Role > Admin {
+		return Nobody
+	}
+	return id.Role
+}
 
 // Action is something that a caller wants to do.
 type Action string
@@ -54,6 +95,10 @@ const (
 	Promote  Action = "promote"
 	Approve  Action = "approve"
 	Relate   Action = "relate" // add edges of lineage
+
+	ForceUnlock   Action = "force unlock"   // take away the LFS lock of somebody else
+	PushProtected Action = "push protected" // push to a protected branch or tag
+	Withhold      Action = "withhold"       // push without telling the sinks
 )
 
 // The actions on the server.
@@ -69,39 +114,59 @@ const (
 // is needed and none was brought, [registry.ErrNotFound] when the caller may not know whether
 // the model exists, or [registry.ErrForbidden].
 func Authorize(id Identity, action Action, m *registry.Model) error {
+	needed, known := needs[action]
 	switch {
-	case id.Role == Admin:
-		if m == nil && needsModel(action) {
-			return registry.ErrNotFound
-		}
+	case known && (m != nil || onServer(action)) && id.role() >= needed:
 		return nil
-	case action != Read || id.Role == Nobody:
+	case action == Read && CanRead(id, m):
+		return nil
+	case id.role() == Nobody, id.role() == Guest && action != Read:
 		return registry.ErrUnauthenticated
-	case CanRead(id, m):
-		return nil
+	case onServer(action), CanRead(id, m):
+		return registry.ErrForbidden
 	}
 	return registry.ErrNotFound
 }
 
-func needsModel(action Action) bool {
+// needs is the weakest role that may do an action.
+var needs = map[Action]Role{
+	Read:     Reader, // and less for what is public, see [CanRead]
+	Write:    Writer,
+	Create:   Writer,
+	Evaluate: Writer,
+	Relate:   Writer,
+	Describe: Maintainer,
+	Promote:  Maintainer,
+	Approve:  Maintainer,
+
+	ForceUnlock:   Maintainer,
+	PushProtected: Maintainer,
+	Withhold:      Maintainer,
+
+	Delete:         Admin,
+	ReadDeliveries: Admin,
+	Redeliver:      Admin,
+	ReadAudit:      Admin,
+	ManageTokens:   Admin,
+}
+
+// onServer reports whether action needs no model.
+func onServer(action Action) bool {
 	switch action {
 	case Create, ReadDeliveries, Redeliver, ReadAudit, ManageTokens:
-		return false
+		return true
 	}
-	return true
+	return false
 }
 
 // CanRead reports whether id may know of m. Queries use it to leave out what the caller may
 // not read before they count, sort or page.
 func CanRead(id Identity, m *registry.Model) bool {
-	if m == nil {
+	switch {
+	case m == nil:
 		return false
-	}
-	switch id.Role {
-	case Admin:
-		return true
-	case Reader:
+	case id.role() == Guest:
 		return m.Visibility == registry.Public
 	}
-	return false
+	return id.role() >= Reader
 }

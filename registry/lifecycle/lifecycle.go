@@ -36,6 +36,12 @@ type Index interface {
 	modelIndex
 	versionIndex
 	environmentIndex
+	tokenIndex
+}
+
+type tokenIndex interface {
+	Token(ctx context.Context, hash string) (registry.Token, error)
+	TokenByID(ctx context.Context, id string) (registry.Token, error)
 }
 
 type modelIndex interface {

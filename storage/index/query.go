@@ -288,24 +288,6 @@ func (db *DB) Approvals(ctx context.Context, modelID string, tag registry.Tag, e
 	return getAll[registry.Approval](ctx, db, bucketApprovals, prefix(modelID, tag.String(), env.String()))
 }
 
-// Token is the token whose hash is given.
-func (db *DB) Token(ctx context.Context, hash string) (registry.Token, error) {
-	return get1[registry.Token](ctx, db, bucketTokens, key(hash), "token")
-}
-
-// HasTokens reports whether any token was ever made.
-func (db *DB) HasTokens(ctx context.Context) (bool, error) {
-	var some bool
-	err := db.view(ctx, func(t tx) error {
-		for range t.scan(bucketTokenIDs, nil, nil) {
-			some = true
-			break
-		}
-		return nil
-	})
-	return some, err
-}
-
 // EvaluationByID is an evaluation of a model.
 func (db *DB) EvaluationByID(ctx context.Context, modelID, id string) (registry.Evaluation, error) {
 	return byID[registry.Evaluation](ctx, db, bucketEvaluations, modelID, id)

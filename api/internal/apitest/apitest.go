@@ -94,7 +94,7 @@ func Start(tb testing.TB, change ...func(*Config)) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	secret, kept := api.NewToken(Admin, "admin")
+	secret, kept := api.NewToken(Admin, access.Admin)
 	s.Token = secret
 	s.Commit(registry.TokenCreated{Token: kept})
 

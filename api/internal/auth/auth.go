@@ -29,9 +29,6 @@ type Tokens interface {
 	Token(ctx context.Context, hash string) (registry.Token, error)
 }
 
-// RoleAdmin is the role of a token that may do everything.
-const RoleAdmin = "admin"
-
 // Authenticator identifies callers.
 type Authenticator struct {
 	Tokens        Tokens
@@ -62,10 +59,11 @@ func (a *Authenticator) Identify(r *http.Request) (access.Identity, error) {
 	if err != nil {
 		return access.Identity{}, err
 	}
-	if known.Role != RoleAdmin {
+	role, err := access.ParseRole(known.Role)
+	if err != nil {
 		return access.Identity{}, fmt.Errorf("token %s has the role %q, which this version of Herdbook does not know: %w", known.ID, known.Role, registry.ErrForbidden)
 	}
-	return access.Identity{Name: known.Owner, Role: access.Admin, TokenID: known.ID}, nil
+	return access.Identity{Name: known.Owner, Role: role, TokenID: known.ID}, nil
 }
 
 // Anonymous is the token of a caller without credentials, where a protocol wants one.
@@ -110,12 +108,12 @@ func Hash(token string) string {
 }
 
 // NewToken makes a token and what is kept of it.
-func NewToken(owner, role string) (secret string, kept registry.Token) {
+func NewToken(owner string, role access.Role) (secret string, kept registry.Token) {
 	var id [8]byte
 	var random [32]byte
 	rand.Read(id[:]) // crypto/rand never fails
 	rand.Read(random[:])
-	kept = registry.Token{ID: hex.EncodeToString(id[:]), Owner: owner, Role: role}
+	kept = registry.Token{ID: hex.EncodeToString(id[:]), Owner: owner, Role: role.String()}
 	secret = tokenPrefix + kept.ID + "_" + hex.EncodeToString(random[:])
 	kept.Hash = Hash(secret)
 	return secret, kept

@@ -37,9 +37,10 @@ func basic(user, password string) string {
 }
 
 func TestIdentify(t *testing.T) {
-	secret, kept := auth.NewToken("ada", "admin")
+	secret, kept := auth.NewToken("ada", access.Admin)
 	ada := access.Identity{Name: "ada", Role: access.Admin, TokenID: kept.ID}
-	newer, keptNewer := auth.NewToken("eve", "owner")
+	newer, keptNewer := auth.NewToken("eve", access.Admin)
+	keptNewer.Role = "owner"
 	known := tokens{kept.Hash: kept, keptNewer.Hash: keptNewer}
 	tests := []struct {
 		name, header string
@@ -54,8 +55,8 @@ func TestIdentify(t *testing.T) {
 		{"user without a password", basic(secret, ""), ada, nil},
 		{"user with a fixed password", basic(secret, "x-oauth-basic"), ada, nil},
 		{"basic in another case", strings.Replace(basic("any", secret), "Basic", "basic", 1), ada, nil},
-		{"no credentials", "", access.Identity{Name: "anonymous", Role: access.Reader}, nil},
-		{"the token of those who have none", "Bearer " + auth.Anonymous, access.Identity{Name: "anonymous", Role: access.Reader}, nil},
+		{"no credentials", "", access.Identity{Name: "anonymous", Role: access.Guest}, nil},
+		{"the token of those who have none", "Bearer " + auth.Anonymous, access.Identity{Name: "anonymous", Role: access.Guest}, nil},
 		{"a role of a later version", "Bearer " + newer, access.Identity{}, registry.ErrForbidden},
 		{"unknown token", "Bearer hb_0123", access.Identity{}, registry.ErrUnauthenticated},
 		{"unknown password", basic("ada", "hb_0123"), access.Identity{}, registry.ErrUnauthenticated},
@@ -117,7 +118,7 @@ func TestTokenOf(t *testing.T) {
 func TestNewToken(t *testing.T) {
 	seen := map[string]bool{}
 	for range 100 {
-		secret, kept := auth.NewToken("ada", "admin")
+		secret, kept := auth.NewToken("ada", access.Admin)
 		if !strings.HasPrefix(secret, "hb_"+kept.ID+"_") || len(secret) != 3+16+1+64 || kept.Hash != auth.Hash(secret) || kept.Owner != "ada" || kept.Role != "admin" {
 			t.Fatalf("NewToken = %q, %+v", secret, kept)
 		}
@@ -130,7 +131,7 @@ func TestNewToken(t *testing.T) {
 
 // FuzzIdentify: no header but the right ones makes anybody an administrator.
 func FuzzIdentify(f *testing.F) {
-	secret, kept := auth.NewToken("ada", "admin")
+	secret, kept := auth.NewToken("ada", access.Admin)
 	for _, seed := range []string{"Bearer x", "Basic eDp5", "bearer\t" + secret, "Basic", " ", "Bearer  ", "Basic OjpfOg==", "\x00"} {
 		f.Add(seed)
 	}
@@ -148,7 +149,7 @@ func FuzzIdentify(f *testing.F) {
 		switch {
 		case id.Role == access.Admin && !strings.Contains(decoded, secret):
 			t.Errorf("Identify(%q) = %+v without the token", header, id)
-		case err == nil && id.Role == access.Reader && header != "" && !strings.Contains(decoded, auth.Anonymous):
+		case err == nil && id.Role == access.Guest && header != "" && !strings.Contains(decoded, auth.Anonymous):
 			t.Errorf("Identify(%q) = %+v: credentials that are wrong make a stranger", header, id)
 		case err != nil && !errors.Is(err, registry.ErrUnauthenticated):
 			t.Errorf("Identify(%q) = %v, want ErrUnauthenticated", header, err)
