@@ -21,6 +21,7 @@ type Model struct {
 	Visibility    registry.Visibility `json:"visibility"`
 	Description   string              `json:"description"`
 	DefaultBranch string              `json:"default_branch,omitempty"`
+	Protected     registry.Protection `json:"protected,omitzero"`
 	CreatedAt     time.Time           `json:"created_at"`
 	CreatedBy     string              `json:"created_by"`
 	UpdatedAt     time.Time           `json:"updated_at"`
@@ -38,7 +39,7 @@ type Policy struct {
 
 func (s *Server) showModel(m registry.Model) Model {
 	return Model{
-		Name: m.Name, Visibility: m.Visibility, Description: m.Description, DefaultBranch: m.DefaultBranch,
+		Name: m.Name, Visibility: m.Visibility, Description: m.Description, DefaultBranch: m.DefaultBranch, Protected: m.Protected,
 		CreatedAt: m.CreatedAt, CreatedBy: m.CreatedBy, UpdatedAt: m.UpdatedAt,
 		CloneURL: s.page(m.Name.String() + ".git"), URL: s.page(m.Name.String()),
 	}
@@ -128,6 +129,9 @@ func (s *Server) getModel(c echo.Context) error {
 type modelPatch struct {
 	Description *string `json:"description"`
 	Visibility  *string `json:"visibility"`
+
+	// What is not given is empty.
+	Protected *registry.Protection `json:"protected"`
 }
 
 func (s *Server) changeModel(c echo.Context) error {
@@ -139,7 +143,7 @@ func (s *Server) changeModel(c echo.Context) error {
 	if err := decode(c, maxBodyBytes, &in); err != nil {
 		return err
 	}
-	change := lifecycle.ModelChange{Description: in.Description}
+	change := lifecycle.ModelChange{Description: in.Description, Protected: in.Protected}
 	if in.Visibility != nil {
 		v, err := registry.ParseVisibility(*in.Visibility, "")
 		if err != nil {

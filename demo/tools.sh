@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Puts the clients that the demo plays with into .tools/bin, built from Go modules without root. What PATH already
-# has in a version that will do is left alone; what was built before is not built again.
+# has in a version that will do is left alone; what was built before is not built again. With the argument "tests" it
+# brings what the tests need besides: the newest git-lfs, whatever PATH has, and the program that tests LFS servers.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -52,6 +53,13 @@ need node 18 Node.js
 need npm 9 npm
 need go 1.26 Go version
 
-tool git-lfs 3.0.0 github.com/git-lfs/git-lfs/v3 v3.8.1
+lfs_version=3.8.1
+lfs_least=3.0.0
+[ "${1:-}" != tests ] || lfs_least=$lfs_version
+
+tool git-lfs "$lfs_least" github.com/git-lfs/git-lfs/v3 "v$lfs_version"
 tool oras 1.2.0 oras.land/oras/cmd/oras v1.3.6
 tool crane 0.19.0 github.com/google/go-containerregistry/cmd/crane v0.22.1
+if [ "${1:-}" = tests ]; then
+  tool git-lfs-test-server-api "$lfs_version" github.com/git-lfs/git-lfs/v3/t/git-lfs-test-server-api "v$lfs_version"
+fi

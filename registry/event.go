@@ -51,7 +51,8 @@ type Event struct {
 	Actor       string          `json:"actor"`
 	At          time.Time       `json:"at"`
 	Data        json.RawMessage `json:"data,omitempty"`
-	Sinks       []string        `json:"sinks,omitempty"` // the hooks that it is delivered to
+	Sinks       []string        `json:"sinks,omitempty"`    // the hooks that it is delivered to
+	Withheld    bool            `json:"withheld,omitempty"` // who caused it wanted it to be delivered to none
 }
 
 // EventID derives the id of an event from what makes it different from all others.

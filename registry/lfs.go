@@ -59,6 +59,12 @@ func ParsePointer(data []byte) (Pointer, bool) {
 	return p, true
 }
 
+// MeansPointer reports whether data begins as a pointer does, and names an object: git-lfs takes it for one,
+// or for a broken one.
+func MeansPointer(data []byte) bool {
+	return bytes.HasPrefix(data, []byte(pointerVersion)) && bytes.Contains(data, []byte("\noid "))
+}
+
 func sha256Digest(d digest.Digest) bool {
 	return d.Validate() == nil && d.Algorithm() == digest.SHA256
 }

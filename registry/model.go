@@ -35,6 +35,7 @@ type Model struct {
 	Visibility    Visibility `json:"visibility"`
 	Description   string     `json:"description"`
 	DefaultBranch string     `json:"default_branch,omitempty"` // empty until a branch was pushed
+	Protected     Protection `json:"protected,omitzero"`
 	CreatedAt     time.Time  `json:"created_at"`
 	CreatedBy     string     `json:"created_by"`
 	UpdatedAt     time.Time  `json:"updated_at"` // the last change of a ref, an evaluation or an environment
@@ -86,6 +87,7 @@ type Version struct {
 	Config   Descriptor `json:"config"`
 	Files    []File     `json:"files"`
 	Warnings []string   `json:"warnings,omitempty"` // what was left out of the artifact, and why
+	Withheld bool       `json:"withheld,omitempty"` // its events are not delivered
 
 	Card CardFacts `json:"card"`
 }

@@ -19,7 +19,7 @@ type Group struct {
 }
 
 // Record is one fact that the journal keeps. The set of types is closed: the ones of this
-// file. What a type once meant it always means; a new meaning is a new type.
+// package. What a type once meant it always means; a new meaning is a new type.
 type Record interface{ recordType() string }
 
 // The records. Each is written as {"type": ..., "data": {...}}.
@@ -39,11 +39,12 @@ type (
 	ModelCreated struct {
 		Model Model `json:"model"`
 	}
-	// ModelChanged says that description or visibility were set.
+	// ModelChanged says that description, visibility or protection were set, and what all of them are now.
 	ModelChanged struct {
 		ModelID     string     `json:"model_id"`
 		Description string     `json:"description"`
 		Visibility  Visibility `json:"visibility"`
+		Protected   Protection `json:"protected,omitzero"`
 	}
 	// ModelDeleted says that the model is gone; its name and its tags leave a tombstone.
 	ModelDeleted struct {
@@ -78,6 +79,12 @@ type (
 	BlobsLinked struct {
 		ModelID string       `json:"model_id"`
 		Blobs   []LinkedBlob `json:"blobs"`
+	}
+	// BlobsUnlinked says that the model does not own these blobs any more: nothing in its repository names
+	// them.
+	BlobsUnlinked struct {
+		ModelID string          `json:"model_id"`
+		Digests []digest.Digest `json:"digests"`
 	}
 	// VersionPublished says that the tag is a version from now on, for ever.
 	VersionPublished struct {
@@ -192,6 +199,7 @@ func (PushStarted) recordType() string        { return "push_started" }
 func (PushFinished) recordType() string       { return "push_finished" }
 func (RefMoved) recordType() string           { return "ref_moved" }
 func (BlobsLinked) recordType() string        { return "blobs_linked" }
+func (BlobsUnlinked) recordType() string      { return "blobs_unlinked" }
 func (VersionPublished) recordType() string   { return "version_published" }
 func (ImageBuilt) recordType() string         { return "image_built" }
 func (EvaluationRecorded) recordType() string { return "evaluation_recorded" }
@@ -218,7 +226,8 @@ func recordDecoders() map[string]func(json.RawMessage) (Record, error) {
 		decode[VersionPublished], decode[ImageBuilt], decode[EvaluationRecorded], decode[PolicySet],
 		decode[GateMoved], decode[PromotionRefused], decode[EnvironmentChanged], decode[ApprovalGiven],
 		decode[EdgesAdded], decode[EventAnnounced], decode[DeliveryTried], decode[TokenCreated],
-		decode[TokenRevoked],
+		decode[TokenRevoked], decode[LockCreated], decode[LockRemoved],
+		decode[BlobsUnlinked],
 	} {
 		add(all)
 	}

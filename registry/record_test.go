@@ -46,7 +46,7 @@ func samples() []registry.Record {
 		SelfReported: true, RecordedBy: "ada", RecordedAt: someTime,
 	}
 	version := registry.Version{
-		Tag: tag, Commit: someCommit, TagObject: tree, Message: "first\n\nof many", PublishedAt: someTime, PublishedBy: "ada", Format: 1, Artifact: descriptor, Config: descriptor,
+		Tag: tag, Commit: someCommit, TagObject: tree, Message: "first\n\nof many", PublishedAt: someTime, PublishedBy: "ada", Withheld: true, Format: 1, Artifact: descriptor, Config: descriptor,
 		Files: []registry.File{file}, Warnings: []string{"link.txt was left out: it is a symbolic link"},
 		Card: registry.CardFacts{
 			License: "mit", Library: "onnx", Task: "voice-activity-detection", Tags: []string{"vad"}, Languages: []string{"en"}, Datasets: []string{"calls-2026"},
@@ -59,10 +59,11 @@ func samples() []registry.Record {
 		Gates:    []registry.Gate{{Name: "good", Expr: "metrics.f1 >= 0.8"}}, Deploy: []string{"notify"},
 		Monitor: &registry.Monitor{Alerts: []registry.Alert{{Name: "F1Low", Expr: "model_f1 < 0.8", For: "5m", Action: "rollback"}}},
 	}}}
+	protected := registry.Protection{Branches: []string{"main"}, Tags: []string{"audited-*"}}
 	update := registry.RefUpdate{Ref: "refs/heads/main", Old: old, New: someCommit}
 	event := registry.Event{
 		Seq: 7, ID: "0123456789abcdef0123456789abcdef", Type: registry.EventEnvironmentPromoted, ModelID: "m1", Model: registry.MustModelName("acme/fraud"), Version: tag, Environment: staging,
-		Actor: "ada", At: someTime, Data: json.RawMessage(`{"a":1}`), Sinks: []string{"notify"},
+		Actor: "ada", At: someTime, Data: json.RawMessage(`{"a":1}`), Sinks: []string{"notify"}, Withheld: true,
 	}
 	change := registry.EnvironmentChange{
 		ID: "c1", Environment: staging, Kind: registry.Promotion, Version: tag, Commit: someCommit, Artifact: someDigest, Previous: registry.MustTag("v1.1.0"), Reason: "it is better", Automatic: true,
@@ -72,10 +73,10 @@ func samples() []registry.Record {
 		registry.JournalStarted{ID: "j1"},
 		registry.ModelImported{ModelID: "m1"},
 		registry.ModelCreated{Model: registry.Model{
-			ID: "m1", Name: registry.MustModelName("acme/fraud"), Visibility: registry.Private, Description: "finds fraud", DefaultBranch: "main",
+			ID: "m1", Name: registry.MustModelName("acme/fraud"), Visibility: registry.Private, Description: "finds fraud", DefaultBranch: "main", Protected: protected,
 			CreatedAt: someTime, CreatedBy: "ada", UpdatedAt: someTime.Add(time.Hour),
 		}},
-		registry.ModelChanged{ModelID: "m1", Description: "finds more", Visibility: registry.Internal},
+		registry.ModelChanged{ModelID: "m1", Description: "finds more", Visibility: registry.Internal, Protected: protected},
 		registry.ModelDeleted{ModelID: "m1"},
 		registry.DefaultBranchSet{ModelID: "m1", Branch: "main"},
 		registry.PushStarted{PushID: "p1", ModelID: "m1", Options: []string{"promote=staging"}, Updates: []registry.RefUpdate{update}},
@@ -100,6 +101,9 @@ func samples() []registry.Record {
 		}},
 		registry.TokenCreated{Token: registry.Token{ID: "t1", Owner: "ada", Role: "admin", Hash: strings.Repeat("ef", 32), SSHKey: "ssh-ed25519 AAAA", CreatedAt: someTime}},
 		registry.TokenRevoked{TokenID: "t1"},
+		registry.BlobsUnlinked{ModelID: "m1", Digests: []digest.Digest{digest.FromString("weights")}},
+		registry.LockCreated{ModelID: "m1", Lock: registry.Lock{ID: "l1", Path: "onnx/model.onnx", Owner: "ada", LockedAt: someTime}},
+		registry.LockRemoved{ModelID: "m1", LockID: "l1", Path: "onnx/model.onnx", Owner: "ada", Forced: true},
 	}
 }
 

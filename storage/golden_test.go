@@ -170,7 +170,7 @@ func answers(t *testing.T, db *index.DB) map[string]any {
 	kind := reflect.TypeOf(db)
 	for i := range kind.NumMethod() {
 		name := kind.Method(i).Name
-		if changes := []string{"Apply", "Close", "Dump", "Mirrored"}; !asked[name] && !slices.Contains(changes, name) {
+		if changes := []string{"Apply", "Close", "Discard", "Dump", "KeepSignatures", "Mirrored", "Snapshot"}; !asked[name] && !slices.Contains(changes, name) {
 			t.Errorf("no question of this test asks DB.%s: add one", name)
 		}
 	}
@@ -231,7 +231,8 @@ func questions() (list []question) {
 		add("Waiting", sink, 4)
 	}
 	add("ModelByID", "m-never")
-	for _, method := range []string{"Applied", "JournalID", "Counts", "AllModels", "BuildingImages", "HasTokens"} {
+	add("Tokens", registry.Page{Limit: 1})
+	for _, method := range []string{"Applied", "JournalID", "Counts", "AllModels", "BuildingImages", "HasTokens", "WithIntents", "Signatures"} {
 		add(method)
 	}
 	add("Unmirrored", 5)
@@ -242,7 +243,7 @@ func questions() (list []question) {
 		add("UsedTags", n)
 	}
 	for _, id := range []string{fraud, secret, gone, again} {
-		for _, method := range []string{"ModelByID", "Refs", "Intents", "Versions", "Policy", "Environments"} {
+		for _, method := range []string{"ModelByID", "Refs", "Intents", "Versions", "Policy", "Environments", "OwnedBlobs", "ManifestsOf", "AttachmentsOf"} {
 			add(method, id)
 		}
 		for _, env := range []registry.EnvironmentName{staging, production} {
@@ -260,6 +261,13 @@ func questions() (list []question) {
 				add("TagDigest", repository, tag)
 			}
 		}
+		add("Locks", id)
+		add("LocksPage", id, registry.Page{Limit: 1})
+		add("LockCount", id)
+		add("Lock", id, "l-1")
+		add("Lock", id, "l-2")
+		add("LockOf", id, "weights.bin")
+		add("LockOf", id, "onnx/model.onnx")
 		add("EvaluationByID", id, "e-1")
 		add("EvaluationByID", id, "c-1")
 		add("ChangeByID", id, "c-4")
@@ -286,6 +294,7 @@ func questions() (list []question) {
 				}
 			case registry.TokenCreated:
 				once("Token", r.Token.Hash)
+				once("TokenByID", r.Token.ID)
 			case registry.EventAnnounced:
 				if len(r.Event.Sinks) > 1 {
 					once("Delivery", sinkB, r.Event.ID)

@@ -219,6 +219,14 @@ func history() (groups []registry.Group, blobs []string) {
 	after := publish(reborn, "v0.2.0", "five", dataset)
 	add(registry.ModelImported{ModelID: again}, after, evaluation(reborn, "five", "e-5", 0.6))
 	add(registry.PushStarted{PushID: "p-2", ModelID: again, Options: []string{"promote=staging"}, Updates: []registry.RefUpdate{{Ref: "refs/heads/x", New: commitOf("six")}}})
+	for i, path := range []string{"weights.bin", "onnx/model.onnx", "README.md"} {
+		add(registry.LockCreated{ModelID: fraud, Lock: registry.Lock{ID: fmt.Sprintf("l-%d", i+1), Path: path, Owner: "ada", LockedAt: at}})
+	}
+	add(registry.LockRemoved{ModelID: fraud, LockID: "l-2", Path: "onnx/model.onnx", Owner: "ada", Forced: true})
+	add(registry.ModelChanged{ModelID: again, Visibility: registry.Public, Protected: registry.Protection{Branches: []string{"main", "release/*"}, Tags: []string{"audited-*"}}})
+	let := digest.FromString("let go of")
+	add(registry.BlobsLinked{ModelID: again, Blobs: []registry.LinkedBlob{{Digest: let, SizeBytes: 9}}})
+	add(registry.BlobsUnlinked{ModelID: again, Digests: []digest.Digest{let}})
 	slices.Sort(blobs)
 	return groups, blobs
 }

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -60,6 +61,8 @@ type Data struct {
 	fsys    durable.FS
 	journal *journal.Journal
 	decoder *registry.Decoder
+
+	collecting sync.Mutex // held while blobs are removed for good
 }
 
 // Open opens a data directory and brings the index up to the journal. A second server on the

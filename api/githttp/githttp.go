@@ -202,6 +202,14 @@ func (h *Handler) receive(c echo.Context) error {
 	outcome := "failed"
 	defer func() { h.Pushed(outcome) }()
 	defer drain(c)
+	defer func() {
+		if m.ID == "" {
+			return
+		}
+		if err := h.Lifecycle.EndPush(context.WithoutCancel(c.Request().Context()), m, by.ID); err != nil {
+			h.Log.ErrorContext(c.Request().Context(), "end of a push", "model", name, "push", by.ID, "error", err.Error())
+		}
+	}()
 	return h.Transport.ReceivePack(c.Request().Context(), Receive{
 		Model: name, Protocol: protocol(c.Request()), PushID: by.ID, In: in, Out: stream(c),
 		Check: func(ctx context.Context, p lifecycle.Push) error {

@@ -1,10 +1,15 @@
-// Package lfs serves Git LFS: the batch API and the "basic" transfer, at /NAMESPACE/NAME.git/info/lfs.
+// Package lfs serves Git LFS: the batch API, the transfers "basic" and "tus", and locks, at
+// /NAMESPACE/NAME.git/info/lfs.
 //
 // An object goes straight into the store under its SHA-256, where the OCI registry serves the
 // same bytes as a layer. It can be reached only through a model that was shown its content: to
 // know an oid is not enough. Clients send the transfers themselves without credentials, so
-// that their addresses are signed, for one method, model, object and some minutes.
-// Source: docs/api/batch.md and docs/api/basic-transfers.md of Git LFS 3.8.
+// that their addresses are signed, for one method, model, object, token and some minutes; the
+// token's right is asked again when they are used. The first object that is complete makes the
+// model when there is none yet.
+//
+// A lock is for a path of a model on all of its branches, whatever ref the client names.
+// Source: docs/api/batch.md, basic-transfers.md and locking.md of Git LFS 3.8.
 package lfs
 
 import (
@@ -38,6 +43,8 @@ const mediaType = "application/vnd.git-lfs+json"
 type Index interface {
 	ModelByName(ctx context.Context, name registry.ModelName) (registry.Model, error)
 	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
+	TokenByID(ctx context.Context, id string) (registry.Token, error)
+	locks
 }
 
 // Blobs is the store of the objects.
@@ -48,6 +55,9 @@ type Blobs interface {
 	// Put stores what r yields when it has that digest and size; otherwise the error is
 	// registry.ErrInvalid and nothing is stored.
 	Put(ctx context.Context, r io.Reader, d digest.Digest, sizeBytes int64) error
+	// Resume opens an upload that comes in parts by its id, 32 hex digits. When there is none it is
+	// begun, or the error is registry.ErrNotFound. One caller at a time has an upload open.
+	Resume(ctx context.Context, id string, begin bool) (Upload, error)
 }
 
 // Config is what a Handler works with.
@@ -58,13 +68,21 @@ type Config struct {
 	Signer    *Signer
 	PublicURL *url.URL
 	Log       *slog.Logger
+
+	// BatchRate is how many batch requests a minute one token, or one address without a token, may
+	// send; 0 is any number.
+	BatchRate int
 }
 
 // Handler is the door.
-type Handler struct{ Config }
+type Handler struct {
+	Config
+	batches *limits
+	uploads exclusive
+}
 
 // New assembles a Handler.
-func New(c Config) *Handler { return &Handler{c} }
+func New(c Config) *Handler { return &Handler{Config: c, batches: newLimits(c.BatchRate)} }
 
 // base is what all routes begin with.
 const base = "/:ns/:name/info/lfs"
@@ -76,7 +94,12 @@ func (h *Handler) Register(e *echo.Echo) {
 	e.HEAD(base+"/objects/:oid", h.door(h.download))
 	e.PUT(base+"/objects/:oid", h.door(h.upload))
 	e.POST(base+"/objects/:oid/verify", h.door(h.verify))
-	e.Any(base+"/locks*", h.door(h.noLocks))
+	e.HEAD(base+"/objects/:oid/tus", h.door(h.offset))
+	e.PATCH(base+"/objects/:oid/tus", h.door(h.resume))
+	e.GET(base+"/locks", h.door(h.listLocks))
+	e.POST(base+"/locks", h.door(h.lock))
+	e.POST(base+"/locks/verify", h.door(h.verifyLocks))
+	e.POST(base+"/locks/:id/unlock", h.door(h.unlock))
 }
 
 // message is an error as LFS clients show it. Source: docs/api/batch.md, "Response Errors".
@@ -107,7 +130,14 @@ func (h *Handler) fail(c echo.Context, err error) error {
 	}
 	status := class.Status()
 	var unprocessable unprocessableError
+	var often tooOftenError
+	var other statusError
 	switch {
+	case errors.As(err, &often):
+		c.Response().Header().Set(echo.HeaderRetryAfter, strconv.Itoa(often.seconds()))
+		return answer(c, http.StatusTooManyRequests, message{often.Error(), requestID(c)})
+	case errors.As(err, &other):
+		return answer(c, other.status, message{other.detail, requestID(c)})
 	case class == problem.Internal:
 		h.Log.ErrorContext(c.Request().Context(), "LFS request failed", "path", c.Request().URL.Path, "error", err.Error())
 	case class == problem.Unauthenticated:
@@ -116,8 +146,18 @@ func (h *Handler) fail(c echo.Context, err error) error {
 	case errors.As(err, &unprocessable):
 		status = http.StatusUnprocessableEntity
 	}
-	return answer(c, status, message{problem.Detail(err), c.Response().Header().Get(echo.HeaderXRequestID)})
+	return answer(c, status, message{problem.Detail(err), requestID(c)})
 }
+
+func requestID(c echo.Context) string { return c.Response().Header().Get(echo.HeaderXRequestID) }
+
+// statusError is an answer of tus that no other protocol has.
+type statusError struct {
+	status int
+	detail string
+}
+
+func (e statusError) Error() string { return e.detail }
 
 // unprocessableError is a 422, which LFS has for wrong content and wrong objects.
 type unprocessableError struct{ error }
@@ -128,10 +168,6 @@ func answer(c echo.Context, status int, v any) error {
 	c.Response().Header().Set(echo.HeaderContentType, mediaType)
 	c.Response().WriteHeader(status)
 	return c.Echo().JSONSerializer.Serialize(c, v, "")
-}
-
-func (h *Handler) noLocks(c echo.Context) error {
-	return answer(c, http.StatusNotImplemented, message{Message: "this server does not keep LFS locks"})
 }
 
 // object names an object that a client asks for. Source: docs/api/batch.md.
@@ -177,6 +213,9 @@ const (
 )
 
 func (h *Handler) batch(c echo.Context) error {
+	if wait := h.batches.take(caller(c)); wait > 0 {
+		return tooOftenError{wait}
+	}
 	var in batchRequest
 	c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxBatchBytes)
 	if err := c.Echo().JSONSerializer.Deserialize(c, &in); err != nil {
@@ -193,17 +232,18 @@ func (h *Handler) batch(c echo.Context) error {
 	switch in.HashAlgo {
 	case "", "sha256", "sha_256": // the latter is how @huggingface/hub spells it
 	default:
-		return answer(c, http.StatusConflict, message{Message: fmt.Sprintf("the hash algorithm is sha256, not %q", in.HashAlgo)})
+		return registry.Conflict("the hash algorithm is sha256, not %.40q", in.HashAlgo)
 	}
-	if len(in.Transfers) > 0 && !slices.Contains(in.Transfers, "basic") {
-		return unprocessableError{registry.Invalid("transfers", "this server has the transfer basic only")}
+	adapter, err := adapterOf(in.Operation, in.Transfers)
+	if err != nil {
+		return err
 	}
 	if len(in.Objects) > maxBatchObjects {
 		return fmt.Errorf("a batch names at most %d objects: %w", maxBatchObjects, registry.ErrTooLarge)
 	}
-	out := batchAnswer{Transfer: "basic", HashAlgo: "sha256", Objects: []objectAnswer{}}
+	out := batchAnswer{Transfer: adapter, HashAlgo: "sha256", Objects: []objectAnswer{}}
 	for _, o := range in.Objects {
-		a, err := h.object(c, m, in.Operation, o)
+		a, err := h.object(c, m, in.Operation, adapter, o)
 		if err != nil {
 			return err
 		}
@@ -212,8 +252,25 @@ func (h *Handler) batch(c echo.Context) error {
 	return answer(c, http.StatusOK, out)
 }
 
-// batchModel is the model that the batch is about. The first upload to a name makes the model,
-// because a first push uploads its objects before anything else.
+// The transfers that clients know and this server has. Source: docs/api/batch.md, "Requests".
+const (
+	basic = "basic"
+	tus   = "tus" // for uploads; a client offers it when lfs.tustransfers is set
+)
+
+// adapterOf chooses among the transfers that a client offers.
+func adapterOf(operation string, offered []string) (string, error) {
+	switch {
+	case operation == "upload" && slices.Contains(offered, tus):
+		return tus, nil
+	case len(offered) == 0, slices.Contains(offered, basic):
+		return basic, nil
+	}
+	return "", unprocessableError{registry.Invalid("transfers", "this server has the transfers basic and, for uploads, tus")}
+}
+
+// batchModel is the model that the batch is about; without an ID for an upload to a name that has no
+// model yet.
 func (h *Handler) batchModel(c echo.Context, operation string) (registry.Model, error) {
 	switch operation {
 	case "download":
@@ -223,29 +280,26 @@ func (h *Handler) batchModel(c echo.Context, operation string) (registry.Model, 
 		if err != nil {
 			return registry.Model{}, err
 		}
-		return h.Lifecycle.EnsureModel(c.Request().Context(), door.Request(c), name)
+		return h.Lifecycle.UploadTarget(c.Request().Context(), door.Request(c), name)
 	}
-	return registry.Model{}, unprocessableError{registry.Invalid("operation", "an operation is download or upload, not %q", operation)}
+	return registry.Model{}, unprocessableError{registry.Invalid("operation", "an operation is download or upload, not %.40q", operation)}
 }
 
-func (h *Handler) object(c echo.Context, m registry.Model, operation string, o object) (objectAnswer, error) {
+func (h *Handler) object(c echo.Context, m registry.Model, operation, adapter string, o object) (objectAnswer, error) {
 	a := objectAnswer{object: o}
 	d := digest.NewDigestFromEncoded(digest.SHA256, o.OID)
 	if d.Validate() != nil || o.Size < 0 {
 		a.Error = &objectError{http.StatusUnprocessableEntity, "an object has an oid of 64 lower-case hex digits and a size of 0 or more"}
 		return a, nil
 	}
-	size, err := h.Index.BlobSize(c.Request().Context(), m.ID, d.String())
-	owned := err == nil
-	if err != nil && !errors.Is(err, registry.ErrNotFound) {
-		return a, err
-	}
-	if operation == "upload" && owned {
+	size, owned, err := h.owned(c.Request().Context(), m, d)
+	if err == nil && operation == "upload" && owned {
 		// The model of a mirror clone owns objects that nobody has sent yet; and what was lost is
 		// mended by sending it again.
-		if owned, err = h.Blobs.Has(c.Request().Context(), d); err != nil {
-			return a, err
-		}
+		owned, err = h.Blobs.Has(c.Request().Context(), d)
+	}
+	if err != nil {
+		return a, err
 	}
 	switch {
 	case owned && size != o.Size:
@@ -254,7 +308,11 @@ func (h *Handler) object(c echo.Context, m registry.Model, operation string, o o
 		// Nothing to send: an answer without actions says so.
 	case operation == "upload":
 		a.Authenticated = true
-		a.Actions = map[string]action{"upload": h.href(c, m, http.MethodPut, o, ""), "verify": h.href(c, m, http.MethodPost, o, "/verify")}
+		upload := h.href(c, m, http.MethodPut, o, "")
+		if adapter == tus {
+			upload = h.href(c, m, http.MethodPatch, o, "/tus")
+		}
+		a.Actions = map[string]action{"upload": upload, "verify": h.href(c, m, http.MethodPost, o, "/verify")}
 	case !owned:
 		a.Error = &objectError{http.StatusNotFound, "the object is not on the server"}
 	default:
@@ -264,11 +322,20 @@ func (h *Handler) object(c echo.Context, m registry.Model, operation string, o o
 	return a, nil
 }
 
+// owned is the size of an object that the model owns.
+func (h *Handler) owned(ctx context.Context, m registry.Model, d digest.Digest) (size int64, owned bool, err error) {
+	size, err = h.Index.BlobSize(ctx, m.ID, d.String())
+	if errors.Is(err, registry.ErrNotFound) {
+		return 0, false, nil
+	}
+	return size, err == nil, err
+}
+
 // href is a signed address of an object.
 func (h *Handler) href(c echo.Context, m registry.Model, method string, o object, suffix string) action {
 	u := door.PublicURL(c, h.PublicURL).JoinPath(m.Name.String()+".git", "info/lfs/objects", o.OID+suffix)
 	u.RawQuery = h.Signer.Sign(Grant{
-		Method: method, ModelID: m.ID, OID: o.OID, Size: o.Size, Actor: door.Identity(c).Name,
+		Method: method, Model: m.Name.String(), ModelID: m.ID, OID: o.OID, Size: o.Size, TokenID: door.Identity(c).TokenID,
 	}, time.Now()).Encode()
 	return action{u.String(), int(validFor.Seconds())}
 }
@@ -276,80 +343,115 @@ func (h *Handler) href(c echo.Context, m registry.Model, method string, o object
 // signed reports whether the address carries a signature, right or wrong.
 func signed(c echo.Context) bool { return c.QueryParam("signature") != "" }
 
-// transfer is the object that a request is about, and the model by whose right it is reached:
-// that of the signature in the address, or that of the caller's own credentials.
-func (h *Handler) transfer(c echo.Context, method string, right access.Action) (m registry.Model, o object, by lifecycle.Request, err error) {
-	o.OID = c.Param("oid")
-	if digest.NewDigestFromEncoded(digest.SHA256, o.OID).Validate() != nil {
-		return m, o, by, registry.Invalid("oid", "an oid has 64 lower-case hex digits")
-	}
-	by = door.Request(c)
-	if !signed(c) {
-		o.Size = -1
-		m, err = door.Model(c, h.Index, right)
-		return m, o, by, err
+// transfer is an object on its way and by whose right it goes.
+type transfer struct {
+	object                // its size is -1 when nothing says it
+	model  registry.Model // without an ID for an upload to a name that has none yet
+	by     lifecycle.Request
+}
+
+func (x transfer) digest() digest.Digest { return digest.NewDigestFromEncoded(digest.SHA256, x.OID) }
+
+// transfer is what a request is about, when its address was signed for it, or the caller's own
+// credentials let it: method is what the address was signed for, right what is done.
+func (h *Handler) transfer(c echo.Context, method string, right access.Action) (x transfer, err error) {
+	x.OID, x.Size = c.Param("oid"), -1
+	if x.digest().Validate() != nil {
+		return x, registry.Invalid("oid", "an oid has 64 lower-case hex digits")
 	}
 	name, err := door.ModelName(c)
 	if err != nil {
-		return m, o, by, err
+		return x, err
 	}
-	m, err = h.Index.ModelByName(c.Request().Context(), name)
-	if err != nil && !errors.Is(err, registry.ErrNotFound) {
-		return m, o, by, err
+	var grant Grant
+	if signed(c) {
+		if grant, err = h.granted(c, Grant{Method: method, Model: name.String(), OID: x.OID}); err != nil {
+			return x, err
+		}
+		x.Size = grant.Size
 	}
-	grant, ok := h.Signer.Verify(c.QueryParams(), Grant{Method: method, ModelID: m.ID, OID: o.OID}, time.Now())
-	if err != nil || !ok {
-		return m, o, by, fmt.Errorf("the address of the object is not valid any more; ask for it again: %w", registry.ErrForbidden)
+	x.by = door.Request(c)
+	if right == access.Read {
+		x.model, err = door.Authorized(c, h.Index, name, right)
+	} else {
+		x.model, err = h.Lifecycle.UploadTarget(c.Request().Context(), x.by, name)
 	}
-	// Whoever asked without a token has no right of their own: only while the model is public may
-	// they have what they were promised.
-	if stranger := access.Anonymous(true); grant.Actor == stranger.Name && !access.CanRead(stranger, &m) {
-		return m, o, by, fmt.Errorf("the address of the object is not valid any more; ask for it again: %w", registry.ErrForbidden)
+	switch {
+	case !signed(c):
+		return x, err
+	case problem.Of(err) == problem.Internal && err != nil:
+		return x, err
+	case err != nil || grant.ModelID != x.model.ID && (grant.ModelID != "" || right == access.Read):
+		// The token lost its right, or the model was deleted, and perhaps another has its name.
+		return x, errNotGranted
 	}
-	o.Size, by.Identity = grant.Size, access.Identity{Name: grant.Actor}
-	door.SetIdentity(c, by.Identity) // for the access log
-	return m, o, by, nil
+	return x, nil
+}
+
+// errNotGranted does not say why: whoever found an address learns nothing.
+var errNotGranted = fmt.Errorf("the address of the object is not valid any more; ask for it again: %w", registry.ErrForbidden)
+
+// granted reads the signature of the address and makes the request that of the token which it was made
+// for, with the right that the token has now. Without one the request is that of whoever sends it.
+func (h *Handler) granted(c echo.Context, asked Grant) (Grant, error) {
+	grant, ok := h.Signer.Verify(c.QueryParams(), asked, time.Now())
+	if !ok {
+		return grant, errNotGranted
+	}
+	if grant.TokenID == "" {
+		return grant, nil
+	}
+	token, err := h.Index.TokenByID(c.Request().Context(), grant.TokenID)
+	if errors.Is(err, registry.ErrNotFound) {
+		return grant, errNotGranted
+	}
+	if err != nil {
+		return grant, err
+	}
+	role, err := access.ParseRole(token.Role)
+	if err != nil {
+		return grant, errNotGranted
+	}
+	door.SetIdentity(c, access.Identity{Name: token.Owner, Role: role, TokenID: token.ID})
+	return grant, nil
 }
 
 func (h *Handler) download(c echo.Context) error {
-	m, o, _, err := h.transfer(c, http.MethodGet, access.Read)
+	x, err := h.transfer(c, http.MethodGet, access.Read)
 	if err != nil {
 		return err
 	}
-	d := digest.NewDigestFromEncoded(digest.SHA256, o.OID)
 	ctx := c.Request().Context()
-	if _, err := h.Index.BlobSize(ctx, m.ID, d.String()); err != nil {
+	if _, err := h.Index.BlobSize(ctx, x.model.ID, x.digest().String()); err != nil {
 		return err
 	}
-	content, err := h.Blobs.Open(ctx, d)
+	content, err := h.Blobs.Open(ctx, x.digest())
 	if err != nil {
 		return err
 	}
 	defer content.Close()
 	header := c.Response().Header()
 	header.Set(echo.HeaderContentType, "application/octet-stream")
-	header.Set("ETag", strconv.Quote(o.OID))
+	header.Set("ETag", strconv.Quote(x.OID))
 	header.Set("X-Content-Type-Options", "nosniff")
 	http.ServeContent(door.Writer{Response: c.Response()}, c.Request(), "", time.Time{}, content)
 	return nil
 }
 
 func (h *Handler) upload(c echo.Context) error {
-	m, o, by, err := h.transfer(c, http.MethodPut, access.Write)
+	x, err := h.transfer(c, http.MethodPut, access.Write)
 	if err != nil {
 		return err
 	}
-	if length := c.Request().ContentLength; o.Size >= 0 && length > o.Size {
-		return unprocessableError{registry.Invalid("size", "the object has %d bytes and %d were announced", o.Size, length)}
+	if length := c.Request().ContentLength; x.Size >= 0 && length > x.Size {
+		return unprocessableError{registry.Invalid("size", "the object has %d bytes and %d were announced", x.Size, length)}
 	}
-	d := digest.NewDigestFromEncoded(digest.SHA256, o.OID)
-	ctx := c.Request().Context()
 	var in io.Reader = c.Request().Body
-	if o.Size >= 0 {
-		in = io.LimitReader(in, o.Size+1) // one byte more than that is too long, and is seen
+	if x.Size >= 0 {
+		in = io.LimitReader(in, x.Size+1) // one byte more than that is too long, and is seen
 	}
 	counted := &counter{Reader: in}
-	if err := h.Blobs.Put(ctx, counted, d, o.Size); err != nil {
+	if err := h.Blobs.Put(c.Request().Context(), counted, x.digest(), x.Size); err != nil {
 		if counted.err != nil {
 			return registry.Invalid("", "the body ended after %d bytes, before the object did; send it again", counted.n)
 		}
@@ -358,10 +460,25 @@ func (h *Handler) upload(c echo.Context) error {
 		}
 		return err
 	}
-	if err := h.Lifecycle.LinkBlobs(ctx, by, m, registry.LinkedBlob{Digest: d, SizeBytes: counted.n}); err != nil {
+	x.Size = counted.n
+	if err := h.link(c.Request().Context(), x); err != nil {
 		return err
 	}
 	return c.NoContent(http.StatusOK)
+}
+
+// link records that the model was shown the object, and makes the model when there is none yet. The
+// object is complete, so that it does not matter any more whether the client is still there.
+func (h *Handler) link(ctx context.Context, x transfer) error {
+	ctx = context.WithoutCancel(ctx)
+	m := x.model
+	if m.ID == "" {
+		var err error
+		if m, err = h.Lifecycle.EnsureModel(ctx, x.by, m.Name); err != nil {
+			return err
+		}
+	}
+	return h.Lifecycle.LinkBlobs(ctx, x.by, m, registry.LinkedBlob{Digest: x.digest(), SizeBytes: x.Size})
 }
 
 // counter counts what a client sent and remembers whether it broke off.
@@ -381,16 +498,16 @@ func (r *counter) Read(p []byte) (int, error) {
 }
 
 func (h *Handler) verify(c echo.Context) error {
-	m, o, _, err := h.transfer(c, http.MethodPost, access.Write)
+	x, err := h.transfer(c, http.MethodPost, access.Write)
 	if err != nil {
 		return err
 	}
 	var in object
 	c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, 4096)
-	if err := c.Echo().JSONSerializer.Deserialize(c, &in); err != nil || in.OID != o.OID {
+	if err := c.Echo().JSONSerializer.Deserialize(c, &in); err != nil || in.OID != x.OID {
 		return unprocessableError{registry.Invalid("oid", "the body names another object than the address")}
 	}
-	size, err := h.Index.BlobSize(c.Request().Context(), m.ID, "sha256:"+o.OID)
+	size, err := h.Index.BlobSize(c.Request().Context(), x.model.ID, x.digest().String())
 	if err != nil {
 		return err
 	}

@@ -135,6 +135,13 @@ func TestBatch(t *testing.T) {
 	}
 }
 
+// tokenOf is the id of the administrator's token.
+func tokenOf(s *apitest.Server) string {
+	_, rest, _ := strings.Cut(s.Token, "_")
+	id, _, _ := strings.Cut(rest, "_")
+	return id
+}
+
 func codeOf(o objectAnswer) int {
 	if o.Error == nil {
 		return 0
@@ -172,7 +179,9 @@ func TestBatchRequests(t *testing.T) {
 		{"hash algorithm by its other name", base, `{"operation":"download","objects":[],"hash_algo":"sha_256"}`, admin, 200},
 		{"another hash algorithm", base, `{"operation":"download","objects":[],"hash_algo":"sha512"}`, admin, 409},
 		{"transfers with basic", base, `{"operation":"download","objects":[],"transfers":["tus","basic"]}`, admin, 200},
-		{"transfers without basic", base, `{"operation":"download","objects":[],"transfers":["tus"]}`, admin, 422},
+		{"resumable download", base, `{"operation":"download","objects":[],"transfers":["tus"]}`, admin, 422},
+		{"resumable upload", base, `{"operation":"upload","objects":[],"transfers":["tus"]}`, admin, 200},
+		{"transfers that the server has not", base, `{"operation":"upload","objects":[],"transfers":["ssh","multipart"]}`, admin, 422},
 		{"too many objects", base, many, admin, 413},
 		{"too long", base, `{"operation":"download","x":"` + strings.Repeat("x", 8<<20) + `"}`, admin, 413},
 		{"wrong token", base, `{"operation":"download","objects":[]}`, []string{"Authorization", "Basic eDp5"}, 401},
@@ -189,9 +198,6 @@ func TestBatchRequests(t *testing.T) {
 		if got := a.Header.Get("LFS-Authenticate") != ""; got != (test.status == 401) {
 			t.Errorf("%s: LFS-Authenticate is there: %v, want %v", test.name, got, test.status == 401)
 		}
-	}
-	if a := s.As("POST", "/acme/fraud.git/info/lfs/locks/verify", "{}"); a.Status != 501 || a.Header.Get("Content-Type") != mediaType {
-		t.Errorf("locks = %d %s, want 501, which clients take for a server without locks", a.Status, a.Body)
 	}
 	if strings.Contains(s.Log.String(), `"level":"ERROR"`) {
 		t.Errorf("bad requests are logged as faults of the server:\n%s", s.Log)
@@ -407,9 +413,11 @@ func TestSignedAddresses(t *testing.T) {
 	sign := func(g lfs.Grant, at time.Time) string {
 		return s.URL + base + "/" + g.OID + "?" + s.Signer.Sign(g, at).Encode()
 	}
-	grant := lfs.Grant{Method: "GET", ModelID: m.ID, OID: o.OID, Size: o.Size, Actor: "ada"}
+	grant := lfs.Grant{Method: "GET", Model: "acme/fraud", ModelID: m.ID, OID: o.OID, Size: o.Size, TokenID: tokenOf(s)}
 	hidden := grant
-	hidden.ModelID = private.ID
+	hidden.Model, hidden.ModelID = "acme/hidden", private.ID
+	unborn := grant
+	unborn.ModelID = ""
 	tests := []struct {
 		name, method, target string
 		status               int
@@ -429,7 +437,8 @@ func TestSignedAddresses(t *testing.T) {
 		{"about to expire", "GET", sign(grant, time.Now().Add(-14*time.Minute)), 200},
 		{"without a signature", "GET", s.URL + base + "/" + o.OID, 200},
 		{"with an empty signature", "GET", s.URL + base + "/" + o.OID + "?signature=", 200},
-		{"signed, of what the model has not", "GET", sign(lfs.Grant{Method: "GET", ModelID: m.ID, OID: oidOf(foreign)}, time.Now()), 404},
+		{"signed when there was no model", "GET", sign(unborn, time.Now()), 403},
+		{"signed, of what the model has not", "GET", sign(lfs.Grant{Method: "GET", Model: "acme/fraud", ModelID: m.ID, OID: oidOf(foreign), TokenID: grant.TokenID}, time.Now()), 404},
 		{"of what the model has not", "GET", s.URL + base + "/" + oidOf(foreign), 401},
 	}
 	for _, test := range tests {
@@ -439,7 +448,7 @@ func TestSignedAddresses(t *testing.T) {
 	}
 	// What a caller without a token was given ends when the model is public no more.
 	stranger := grant
-	stranger.Actor = "anonymous"
+	stranger.TokenID = ""
 	if a := s.Do("GET", sign(stranger, time.Now()), ""); a.Status != 200 {
 		t.Errorf("GET of a stranger's address of a public model = %d %s, want 200", a.Status, a.Body)
 	}

@@ -19,18 +19,19 @@ type Signer struct{ key []byte }
 // NewSigner makes a Signer; a key has at least 32 random bytes.
 func NewSigner(key []byte) *Signer { return &Signer{key} }
 
-// Grant is what a signed address lets its bearer do.
+// Grant is what a signed address lets its bearer do, as long as whoever asked for it still may.
 type Grant struct {
 	Method  string
-	ModelID string
+	Model   string // by name
+	ModelID string // empty when there was none of that name yet
 	OID     string
 	Size    int64
-	Actor   string // who asked for it
+	TokenID string // of who asked for it; empty for callers without a token
 }
 
 func (s *Signer) mac(g Grant, expires int64) string {
 	mac := hmac.New(sha256.New, s.key)
-	fmt.Fprintf(mac, "lfs\n%s\n%s\n%s\n%d\n%d\n%s", g.Method, g.ModelID, g.OID, g.Size, expires, g.Actor)
+	fmt.Fprintf(mac, "lfs 2\n%s\n%s\n%s\n%s\n%d\n%d\n%s", g.Method, g.Model, g.ModelID, g.OID, g.Size, expires, g.TokenID)
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
@@ -38,13 +39,13 @@ func (s *Signer) mac(g Grant, expires int64) string {
 func (s *Signer) Sign(g Grant, now time.Time) url.Values {
 	expires := now.Add(validFor).Unix()
 	return url.Values{
-		"expires": {strconv.FormatInt(expires, 10)}, "size": {strconv.FormatInt(g.Size, 10)},
-		"actor": {g.Actor}, "signature": {s.mac(g, expires)},
+		"expires": {strconv.FormatInt(expires, 10)}, "size": {strconv.FormatInt(g.Size, 10)}, "model": {g.ModelID},
+		"token": {g.TokenID}, "signature": {s.mac(g, expires)},
 	}
 }
 
-// Verify reads size and actor from the query and reports whether the query was signed for
-// them, for what asked says, and is still in time.
+// Verify reads the model's id, the size and the token from the query and reports whether the query was
+// signed for them, for what asked says of the others, and is still in time.
 func (s *Signer) Verify(q url.Values, asked Grant, now time.Time) (Grant, bool) {
 	expires, err := strconv.ParseInt(q.Get("expires"), 10, 64)
 	if err != nil || now.Unix() > expires {
@@ -53,6 +54,6 @@ func (s *Signer) Verify(q url.Values, asked Grant, now time.Time) (Grant, bool) 
 	if asked.Size, err = strconv.ParseInt(q.Get("size"), 10, 64); err != nil {
 		return asked, false
 	}
-	asked.Actor = q.Get("actor")
+	asked.ModelID, asked.TokenID = q.Get("model"), q.Get("token")
 	return asked, hmac.Equal([]byte(s.mac(asked, expires)), []byte(q.Get("signature")))
 }

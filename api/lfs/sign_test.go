@@ -13,12 +13,12 @@ import (
 
 var (
 	signer = lfs.NewSigner([]byte("0123456789abcdef0123456789abcdef"))
-	signed = lfs.Grant{Method: "PUT", ModelID: "model-1", OID: strings.Repeat("a", 64), Size: 42, Actor: "ada"}
+	signed = lfs.Grant{Method: "PUT", Model: "acme/fraud", ModelID: "model-1", OID: strings.Repeat("a", 64), Size: 42, TokenID: "t1"}
 	at     = time.Unix(1_700_000_000, 0)
 )
 
 // asked is what a request alone says of the grant that it needs.
-func asked(g lfs.Grant) lfs.Grant { return lfs.Grant{Method: g.Method, ModelID: g.ModelID, OID: g.OID} }
+func asked(g lfs.Grant) lfs.Grant { return lfs.Grant{Method: g.Method, Model: g.Model, OID: g.OID} }
 
 func TestVerify(t *testing.T) {
 	const minute = time.Minute
@@ -39,14 +39,16 @@ func TestVerify(t *testing.T) {
 		{"a time that is none", set("expires", "1e10"), nil, at, false},
 		{"another size", set("size", "43"), nil, at, false},
 		{"no size", set("size", ""), nil, at, false},
-		{"another actor", set("actor", "eve"), nil, at, false},
-		{"no actor", set("actor", ""), nil, at, false},
+		{"another token", set("token", "t2"), nil, at, false},
+		{"no token", set("token", ""), nil, at, false},
+		{"another model of that name", set("model", "model-2"), nil, at, false},
+		{"no model of that name", set("model", ""), nil, at, false},
 		{"no signature", set("signature", ""), nil, at, false},
 		{"half a signature", func(q url.Values) { q.Set("signature", q.Get("signature")[:32]) }, nil, at, false},
 		{"signature in upper case", func(q url.Values) { q.Set("signature", strings.ToUpper(q.Get("signature"))) }, nil, at, false},
 		{"another method", nil, func(g *lfs.Grant) { g.Method = "GET" }, at, false},
-		{"another model", nil, func(g *lfs.Grant) { g.ModelID = "model-2" }, at, false},
-		{"no model", nil, func(g *lfs.Grant) { g.ModelID = "" }, at, false},
+		{"another model", nil, func(g *lfs.Grant) { g.Model = "acme/other" }, at, false},
+		{"no model", nil, func(g *lfs.Grant) { g.Model = "" }, at, false},
 		{"another object", nil, func(g *lfs.Grant) { g.OID = strings.Repeat("b", 64) }, at, false},
 	}
 	for _, test := range tests {
@@ -71,14 +73,20 @@ func TestVerify(t *testing.T) {
 // TestSignaturesDiffer: two grants that differ in anything have two signatures, also where one
 // field ends in what another begins with.
 func TestSignaturesDiffer(t *testing.T) {
-	grants := []lfs.Grant{
-		signed,
-		{Method: "GET", ModelID: "model-1", OID: signed.OID, Size: 42, Actor: "ada"},
-		{Method: "PUT", ModelID: "model-12", OID: signed.OID, Size: 42, Actor: "ada"},
-		{Method: "PUT", ModelID: "model-1", OID: strings.Repeat("b", 64), Size: 42, Actor: "ada"},
-		{Method: "PUT", ModelID: "model-1", OID: signed.OID, Size: 4, Actor: "ada"},
-		{Method: "PUT", ModelID: "model-1", OID: signed.OID, Size: 42, Actor: ""},
-		{Method: "PUT", ModelID: "model-1", OID: signed.OID, Size: 42, Actor: "ad\na"},
+	grants := []lfs.Grant{signed}
+	for _, change := range []func(*lfs.Grant){
+		func(g *lfs.Grant) { g.Method = "GET" },
+		func(g *lfs.Grant) { g.Model = "acme/other" },
+		func(g *lfs.Grant) { g.ModelID = "model-12" },
+		func(g *lfs.Grant) { g.ModelID = "" },
+		func(g *lfs.Grant) { g.OID = strings.Repeat("b", 64) },
+		func(g *lfs.Grant) { g.Size = 4 },
+		func(g *lfs.Grant) { g.TokenID = "" },
+		func(g *lfs.Grant) { g.TokenID = "t\n1" },
+	} {
+		g := signed
+		change(&g)
+		grants = append(grants, g)
 	}
 	seen := map[string]lfs.Grant{}
 	for _, g := range grants {
@@ -94,8 +102,8 @@ func TestSignaturesDiffer(t *testing.T) {
 func FuzzVerify(f *testing.F) {
 	good := signer.Sign(signed, at)
 	f.Add(good.Encode(), at.Unix())
-	f.Add(good.Encode()+"&actor=eve", at.Unix())
-	f.Add("actor=eve&"+good.Encode(), at.Unix())
+	f.Add(good.Encode()+"&token=t2", at.Unix())
+	f.Add("token=t2&"+good.Encode(), at.Unix())
 	f.Add(strings.Replace(good.Encode(), "size=42", "size=%2b42", 1), at.Unix())
 	f.Add("signature=x", int64(0))
 	for name := range maps.Keys(good) {

@@ -8,10 +8,12 @@ import (
 	"iter"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/herdbook/herdbook/api/githttp"
+	"github.com/herdbook/herdbook/api/lfs"
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/lifecycle"
 	"github.com/herdbook/herdbook/storage/blob"
@@ -146,6 +148,15 @@ func (b blobs) Get(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, err
 	return b.Open(ctx, d)
 }
 
+// UsedAt implements lifecycle.Blobs.
+func (b blobs) UsedAt(ctx context.Context, d digest.Digest) (time.Time, error) {
+	at, err := b.dir.UsedAt(ctx, d)
+	if errors.Is(err, blob.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", err, registry.ErrNotFound)
+	}
+	return at, err
+}
+
 // Open opens a blob as a file, so that the kernel can send it.
 func (b blobs) Open(ctx context.Context, d digest.Digest) (*os.File, error) {
 	f, err := b.dir.Open(ctx, d)
@@ -189,6 +200,37 @@ func (u uploads) Has(ctx context.Context, d digest.Digest) (bool, error) {
 // Put implements lfs.Blobs.
 func (u uploads) Put(ctx context.Context, r io.Reader, d digest.Digest, sizeBytes int64) error {
 	_, err := u.store(ctx, r, d, sizeBytes)
+	return notTheObject(err)
+}
+
+// Resume implements lfs.Blobs.
+func (u uploads) Resume(ctx context.Context, id string, begin bool) (lfs.Upload, error) {
+	open := u.dir.OpenUpload
+	if begin {
+		open = u.dir.ResumeUpload
+	}
+	one, err := open(ctx, id)
+	switch {
+	case errors.Is(err, blob.ErrNotFound):
+		return nil, fmt.Errorf("%w: %w", err, registry.ErrNotFound)
+	case errors.Is(err, blob.ErrInUse):
+		return nil, registry.Conflict("the upload is in use; try again")
+	case err != nil:
+		return nil, err
+	}
+	return upload{one}, nil
+}
+
+// upload implements lfs.Upload.
+type upload struct{ *blob.Upload }
+
+func (u upload) Commit(d digest.Digest, sizeBytes int64) error {
+	_, err := u.Upload.Commit(d, sizeBytes)
+	return notTheObject(err)
+}
+
+// notTheObject makes the client's fault of content that is not what it was said to be.
+func notTheObject(err error) error {
 	if errors.Is(err, blob.ErrDigestMismatch) || errors.Is(err, blob.ErrSizeMismatch) {
 		return registry.Invalid("", "what was sent is not the object: %v", err)
 	}

@@ -211,6 +211,9 @@ func startInProcess(t *testing.T, dir string) (s *server, log *bytes.Buffer) {
 	if s, err = open(t.Context(), settings, slog.New(slog.NewJSONHandler(log, nil))); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.assemble(); err != nil {
+		t.Fatal(err)
+	}
 	return s, log
 }
 

@@ -72,6 +72,11 @@ type commands struct {
 	Rollback   rollbackCommand   `cmd:"" help:"Put an earlier version back into an environment."`
 	Approve    approveCommand    `cmd:"" help:"Approve of a version for an environment."`
 	Env        envCommand        `cmd:"" help:"Show which version is in which environment."`
+	Fsck       fsckCommand       `cmd:"" help:"Check a data directory: journal, index, repositories and files."`
+	Gc         gcCommand         `cmd:"" help:"Find and remove files that nobody needs."`
+	Backup     backupCommand     `cmd:"" help:"Write a backup of a data directory, or bring one up to date."`
+	Restore    restoreCommand    `cmd:"" help:"Make a data directory from a backup."`
+	Reindex    reindexCommand    `cmd:"" help:"Make the index of a data directory anew."`
 	Token      tokenCommand      `cmd:"" help:"Make, list and revoke access tokens, and add SSH keys."`
 	Completion completionCommand `cmd:"" help:"Print a completion script for bash, zsh or fish."`
 	Version    versionCommand    `cmd:"" help:"Print the version of this program."`

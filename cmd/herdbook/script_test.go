@@ -40,9 +40,52 @@ import (
 //	random FILE SIZE N   writes SIZE bytes that the number N stands for
 //	sumtree DIR          prints the SHA-256 and the path of each file below DIR but for .git
 //	api METHOD PATH [FILE]  calls the JSON API with the token; prints status and body; fails above 399
+//	proxy ...            a network between clients and the server that breaks; see proxyCommand
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	p := params(t)
+	p.Dir = "testdata/script"
+	testscript.Run(t, p)
+}
+
+// distributionLFS is the git-lfs that a Linux distribution has, which is some years older than the one in
+// .tools/bin. HERDBOOK_DISTRIBUTION_LFS names another place.
+const distributionLFS = "/usr/bin/git-lfs"
+
+// TestScriptsDistributionLFS runs the scripts of Git LFS with that one.
+func TestScriptsDistributionLFS(t *testing.T) {
+	program := os.Getenv("HERDBOOK_DISTRIBUTION_LFS")
+	if program == "" {
+		program = distributionLFS
+	}
+	if _, err := os.Stat(program); err != nil {
+		if os.Getenv("HERDBOOK_TEST_ALL") != "" {
+			t.Fatalf("the git-lfs of the distribution is not there: %v", err)
+		}
+		t.Skipf("no git-lfs of a distribution: %v", err)
+	}
+	old := t.TempDir()
+	if err := os.Symlink(program, filepath.Join(old, "git-lfs")); err != nil {
+		t.Fatal(err)
+	}
+	p := params(t)
+	for _, pattern := range []string{"lfs*.txtar", "tus.txtar", "locks.txtar"} {
+		files, err := filepath.Glob(filepath.Join("testdata", "script", pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("scripts %s = %v, %v, want some", pattern, files, err)
+		}
+		p.Files = append(p.Files, files...)
+	}
+	p.Setup = func(e *testscript.Env) error {
+		err := setup(e)
+		e.Setenv("PATH", old+":"+e.Getenv("PATH"))
+		return err
+	}
+	testscript.Run(t, p)
+}
+
+// params are those of all scripts.
+func params(t *testing.T) testscript.Params {
+	return testscript.Params{
 		WorkdirRoot:         t.TempDir(),
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -51,9 +94,9 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"start": start, "halt": halt, "crash": crash, "eventually": eventually, "receiver": receiver, "signed": signed,
-			"random": random, "sumtree": sumtree, "api": callAPI,
+			"random": random, "sumtree": sumtree, "api": callAPI, "proxy": proxyCommand,
 		},
-	})
+	}
 }
 
 // binDir holds the program under test, as herdbook, once buildOnce was called.

@@ -26,6 +26,7 @@ import (
 	"github.com/herdbook/herdbook/registry/access"
 	"github.com/herdbook/herdbook/registry/lifecycle"
 	"github.com/herdbook/herdbook/storage"
+	"github.com/herdbook/herdbook/storage/blob"
 	"github.com/herdbook/herdbook/web"
 )
 
@@ -87,7 +88,7 @@ func (c serveCommand) Run(ctx context.Context, t terminal) error {
 	if err != nil {
 		return err
 	}
-	if err := srv.firstToken(ctx, t.err); err != nil {
+	if err := errors.Join(srv.assemble(), srv.firstToken(ctx, t.err)); err != nil {
 		return errors.Join(err, srv.data.Close())
 	}
 	return srv.serve(ctx, listener)
@@ -127,7 +128,7 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *server, err err
 	if err != nil {
 		return nil, err
 	}
-	return srv, srv.assemble()
+	return srv, nil
 }
 
 func openHooks(s settings) ([]hooks.Hook, error) {
@@ -188,7 +189,10 @@ func (s *server) assemble() error {
 				Models: index, Lifecycle: s.lifecycle, Transport: transport{s.data.Repositories},
 				Lines: pushLines(s.public.Host, page), Pushed: counters.pushed, Log: s.log,
 			}),
-			lfs.New(lfs.Config{Index: index, Blobs: uploads{content}, Lifecycle: s.lifecycle, Signer: lfs.NewSigner(key), PublicURL: s.public, Log: s.log}),
+			lfs.New(lfs.Config{
+				Index: index, Blobs: uploads{content}, Lifecycle: s.lifecycle, Signer: lfs.NewSigner(key), PublicURL: s.public, Log: s.log,
+				BatchRate: s.LFSBatchRate,
+			}),
 			oci.New(oci.Config{Index: index, Blobs: content, PublicURL: s.public, Log: s.log}),
 		},
 	})
@@ -234,6 +238,14 @@ func (s *server) serve(ctx context.Context, listener net.Listener) (err error) {
 	var background sync.WaitGroup
 	background.Go(func() { s.lifecycle.Run(work) })
 	background.Go(func() { s.dispatcher.Run(work) })
+	commands, err := listenAdmin(s.Data)
+	if err != nil {
+		stop()
+		background.Wait()
+		return err
+	}
+	background.Go(func() { s.admin(work, commands) })
+	background.Go(func() { expireUploads(work, s.data.Blobs, s.log) })
 	defer background.Wait()
 	defer stop()
 
@@ -258,4 +270,31 @@ func (s *server) serve(ctx context.Context, listener net.Listener) (err error) {
 		return h.Close()
 	}
 	return nil
+}
+
+// Unfinished uploads are removed when nothing has come for uploadLife; they are looked at every
+// uploadsEvery, and when the server starts.
+const (
+	uploadLife   = 24 * time.Hour
+	uploadsEvery = time.Hour
+)
+
+// expireUploads removes what clients began and did not come back for, until ctx ends.
+func expireUploads(ctx context.Context, store *blob.Dir, log *slog.Logger) {
+	tick := time.NewTicker(uploadsEvery)
+	defer tick.Stop()
+	for {
+		expired, err := store.ExpireUploads(ctx, time.Now().Add(-uploadLife))
+		switch {
+		case err != nil && ctx.Err() == nil:
+			log.ErrorContext(ctx, "unfinished uploads cannot be removed", "error", err.Error())
+		case expired > 0:
+			log.InfoContext(ctx, "unfinished uploads were removed", "uploads", expired)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }

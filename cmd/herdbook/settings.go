@@ -34,6 +34,7 @@ type settings struct {
 	DefaultVisibility string         `koanf:"default_visibility"`
 	MaxPlainBytes     int64          `koanf:"max_plain_bytes"`
 	MaxPushBytes      int64          `koanf:"max_push_bytes"`
+	LFSBatchRate      int            `koanf:"lfs_batch_rate"` // requests a minute of one caller; 0 is any number
 	LogLevel          string         `koanf:"log_level"`
 	Hooks             []hookSettings `koanf:"hooks"`
 
@@ -55,7 +56,7 @@ type hookSettings struct {
 func defaults() map[string]any {
 	return map[string]any{
 		"listen": "127.0.0.1:8080", "data": "./herdbook-data", "anonymous_read": "auto",
-		"default_visibility": string(registry.Public), "max_plain_bytes": 10 << 20, "max_push_bytes": 4 << 30, "log_level": "info",
+		"default_visibility": string(registry.Public), "max_plain_bytes": 10 << 20, "max_push_bytes": 4 << 30, "lfs_batch_rate": 1200, "log_level": "info",
 	}
 }
 
@@ -130,6 +131,9 @@ func (s *settings) check() error {
 	}
 	if s.MaxPlainBytes < 1 || s.MaxPushBytes < 1 {
 		return errors.New("max_plain_bytes and max_push_bytes are numbers of bytes, 1 or more")
+	}
+	if s.LFSBatchRate < 0 {
+		return errors.New("lfs_batch_rate is a number of requests a minute, or 0 for no limit")
 	}
 	if s.PublicURL == "" {
 		return s.checkHooks()

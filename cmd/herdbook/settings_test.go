@@ -53,8 +53,8 @@ func TestSettingsDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(s.Listen, s.Data, s.PublicURL, s.AnonymousRead, s.InsecureNoAuth, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LogLevel, s.Hooks)
-	if want := fmt.Sprint("127.0.0.1:8080", "./herdbook-data", "", "on", false, "public", 10<<20, int64(4)<<30, "info", []hookSettings(nil)); got != want {
+	got := fmt.Sprint(s.Listen, s.Data, s.PublicURL, s.AnonymousRead, s.InsecureNoAuth, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LFSBatchRate, s.LogLevel, s.Hooks)
+	if want := fmt.Sprint("127.0.0.1:8080", "./herdbook-data", "", "on", false, "public", 10<<20, int64(4)<<30, 1200, "info", []hookSettings(nil)); got != want {
 		t.Errorf("defaults = %s, want %s as docs/operations.md says", got, want)
 	}
 }
@@ -68,6 +68,7 @@ anonymous_read: auto
 default_visibility: private
 max_plain_bytes: 1024
 max_push_bytes: 1048576
+lfs_batch_rate: 60
 log_level: warn
 hooks:
   - name: notify
@@ -83,8 +84,8 @@ hooks:
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(s.Listen, s.Data, s.public, s.AnonymousRead, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LogLevel, s.Hooks)
-	want := fmt.Sprint("0.0.0.0:9000", "/srv/herdbook", "https://models.example.org/", "off", "private", 2048, 1048576, "warn",
+	got := fmt.Sprint(s.Listen, s.Data, s.public, s.AnonymousRead, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LFSBatchRate, s.LogLevel, s.Hooks)
+	want := fmt.Sprint("0.0.0.0:9000", "/srv/herdbook", "https://models.example.org/", "off", "private", 2048, 1048576, 60, "warn",
 		[]hookSettings{{"notify", "webhook", "https://ops.example.org/hook", "/etc/secret", "", true, []string{"acme/*"}, []string{"environment.promoted"}}})
 	if got != want {
 		t.Errorf("settings = %s, want %s", got, want)
@@ -106,6 +107,7 @@ func TestSettingsRefused(t *testing.T) {
 		{"wrong type", "max_plain_bytes: many", "max_plain_bytes", nil},
 		{"no bytes", "max_plain_bytes: 0", "max_plain_bytes", nil},
 		{"less than none", "max_push_bytes: -1", "max_push_bytes", nil},
+		{"less than no requests", "lfs_batch_rate: -1", "lfs_batch_rate", nil},
 		{"no directory", `data: ""`, "data", nil},
 		{"no port", "listen: 127.0.0.1", "HOST:PORT", nil},
 		{"only a port", "listen: 8080", "HOST:PORT", nil},

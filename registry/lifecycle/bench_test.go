@@ -29,7 +29,7 @@ func BenchmarkSweepOfNothingChanged(b *testing.B) {
 	m := s.model(fraud)
 	s.publish(m, "v1.0.0", map[string]string{"README.md": "# Model\n"})
 	for b.Loop() {
-		if err := s.Start(b.Context()); err != nil {
+		if err := s.look(); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,5 +1,7 @@
 package lifecycle
 
+import "context"
+
 // Trailer is the line that says how far a record ref goes.
 func Trailer(seq uint64, index int, journal string) string { return place{seq, index}.trailer(journal) }
 
@@ -8,3 +10,6 @@ func ParsePlace(message, journal string) (seq uint64, index int) {
 	p := parsePlace(message, journal)
 	return p.seq, p.index
 }
+
+// Sweep looks at all models, as Run does each minute.
+func (s *Service) Sweep(ctx context.Context) error { return s.sweep(ctx) }

@@ -64,7 +64,7 @@ func (s *Service) buildImage(ctx context.Context, v registry.VersionRecord) erro
 		e := registry.NewEvent(registry.EventVersionImageReady, m, g.Actor, now, versionEvent{
 			Commit: v.Version.Commit, Artifact: v.Version.Artifact.Digest, Image: built.Status.Digest,
 		}, v.Version.Tag.String())
-		e.Version = v.Version.Tag
+		e.Version, e.Withheld = v.Version.Tag, v.Version.Withheld
 		g.Records = append(g.Records, announce(e))
 	}
 	return s.commit(ctx, g)

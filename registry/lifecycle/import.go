@@ -20,10 +20,10 @@ import (
 // not know: mirror clones of a model, of this or of another server. What their own record refs
 // say becomes part of the journal, and nothing of it is announced again. Such a model is
 // private until an administrator says otherwise.
-func (s *Service) importNew(ctx context.Context) error {
+func (s *Service) importNew(ctx context.Context) (imported []registry.Model, err error) {
 	names, err := s.Repositories.List(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, name := range names {
 		_, err := s.Index.ModelByName(ctx, name)
@@ -31,13 +31,21 @@ func (s *Service) importNew(ctx context.Context) error {
 			continue
 		}
 		if !errors.Is(err, registry.ErrNotFound) {
-			return err
+			return nil, err
 		}
 		if err := s.importModel(ctx, name); err != nil {
 			s.Log.ErrorContext(ctx, "a repository that the journal does not know cannot be taken over", "model", name, "error", err.Error())
+			continue
+		}
+		m, err := s.Index.ModelByName(ctx, name)
+		switch {
+		case err == nil:
+			imported = append(imported, m)
+		case !errors.Is(err, registry.ErrNotFound): // it was moved aside
+			return nil, err
 		}
 	}
-	return nil
+	return imported, nil
 }
 
 // setAside moves a repository away that stands in the place of a deleted model, if one does.

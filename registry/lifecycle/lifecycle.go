@@ -37,6 +37,7 @@ type Index interface {
 	versionIndex
 	environmentIndex
 	tokenIndex
+	lockIndex
 }
 
 type tokenIndex interface {
@@ -52,7 +53,18 @@ type modelIndex interface {
 	UsedTags(ctx context.Context, name registry.ModelName) ([]registry.Tag, error)
 	Refs(ctx context.Context, modelID string) (map[string]registry.AnnouncedRef, error)
 	Intents(ctx context.Context, modelID string) ([]registry.PushIntent, error)
+	// WithIntents are the models with pushes that are not known to have ended.
+	WithIntents(ctx context.Context) ([]registry.Model, error)
+	// Signatures are what KeepSignatures kept, by model id. They may be lost.
+	Signatures(ctx context.Context) (map[string]string, error)
+	KeepSignatures(ctx context.Context, signatures map[string]string) error
 	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
+	// OwnedBlobs are the sizes of all blobs that the model owns, by digest.
+	OwnedBlobs(ctx context.Context, modelID string) (map[string]int64, error)
+	// ManifestsOf are the manifests of the model and of its image.
+	// AttachmentsOf are the blobs that the evaluations of the model name.
+	AttachmentsOf(ctx context.Context, modelID string) ([]digest.Digest, error)
+	ManifestsOf(ctx context.Context, modelID string) ([]registry.StoredManifest, error)
 }
 
 type versionIndex interface {
@@ -117,6 +129,8 @@ type reader interface {
 	File(ctx context.Context, commit registry.ObjectID, path string) (registry.TreeEntry, error)
 	ReadFile(ctx context.Context, commit registry.ObjectID, path string, maxBytes int64) ([]byte, error)
 	OpenBlob(ctx context.Context, id registry.ObjectID) (content io.ReadCloser, sizeBytes int64, err error)
+	// SmallBlobs gives the content of each blob of at most maxBytes that a ref leads to.
+	SmallBlobs(ctx context.Context, maxBytes int64, give func(data []byte) error) error
 	// Ancestors walks from a commit to its parents and gives the first commits on each way at
 	// which stop says so.
 	Ancestors(ctx context.Context, from registry.ObjectID, stop func(registry.ObjectID) bool) ([]registry.ObjectID, error)
@@ -129,6 +143,9 @@ type reader interface {
 type Blobs interface {
 	Put(ctx context.Context, r io.Reader) (registry.BlobInfo, error)
 	Get(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, error)
+	// UsedAt is when the content was put last, also when it was there already. It is
+	// registry.ErrNotFound without such content.
+	UsedAt(ctx context.Context, d digest.Digest) (time.Time, error)
 }
 
 // Config is what a Service works with. All fields without a default named are needed.
@@ -153,6 +170,9 @@ type Config struct {
 	// Poked is called after a commit that may have put events into the outbox; it must not
 	// block.
 	Poked func()
+	// FullShare is the share of the models that a sweep reconciles although their refs look as they did,
+	// so that what a signature does not show is found too; by default 0.01. With less than 0 it is none.
+	FullShare float64
 	// Now is the clock, by default time.Now in UTC, cut to microseconds.
 	Now func() time.Time
 }
@@ -163,10 +183,11 @@ type Service struct {
 	Config
 	gates *gate.Judge
 	locks locks
+	uses  uses
 	wake  chan struct{} // pokes the background work; see Run
 
 	mu         sync.Mutex
-	active     map[string]bool   // pushes whose refs may still move, by id
+	active     map[string]func() // pushes whose refs may still move, by id -> what ends their use of the model
 	signatures map[string]string // of the repositories as they were reconciled last, by model id
 }
 
@@ -190,6 +211,9 @@ func New(c Config) (*Service, error) {
 	if c.MaxPlainBytes == 0 {
 		c.MaxPlainBytes = 10 << 20
 	}
+	if c.FullShare == 0 {
+		c.FullShare = 0.01
+	}
 	if c.Poked == nil {
 		c.Poked = func() {}
 	}
@@ -198,7 +222,7 @@ func New(c Config) (*Service, error) {
 		// is answered after a rebuild.
 		c.Now = func() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 	}
-	return &Service{Config: c, gates: judge, wake: make(chan struct{}, 1), active: map[string]bool{}, signatures: map[string]string{}}, nil
+	return &Service{Config: c, gates: judge, wake: make(chan struct{}, 1), active: map[string]func(){}, signatures: map[string]string{}}, nil
 }
 
 // Request is who asks for a step, and how to recognise that it was asked before.
@@ -228,7 +252,9 @@ func (s *Service) commit(ctx context.Context, g registry.Group) error {
 	events := false
 	for i, r := range g.Records {
 		if announced, ok := r.(registry.EventAnnounced); ok {
-			announced.Event.Sinks = s.Route(announced.Event)
+			if !announced.Event.Withheld {
+				announced.Event.Sinks = s.Route(announced.Event)
+			}
 			g.Records[i] = announced
 			events = true
 		}

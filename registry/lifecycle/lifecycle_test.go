@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/opencontainers/go-digest"
@@ -105,7 +106,7 @@ func (s *site) serve(change ...func(*faults)) {
 	}
 	var err error
 	s.Service, err = lifecycle.New(lifecycle.Config{
-		Journal: f.Journal, Index: f.Index, Repositories: f.Repositories, Blobs: f.Blobs, Log: s.logger(), Deployer: f.deployer,
+		Journal: f.Journal, Index: f.Index, Repositories: f.Repositories, Blobs: f.Blobs, Log: s.logger(), Deployer: f.deployer, FullShare: -1,
 		Route: func(registry.Event) []string { return []string{"notify"} },
 	})
 	if err != nil {
@@ -121,6 +122,11 @@ func (s *site) close() {
 		s.tb.Error(err)
 	}
 	s.data = nil
+}
+
+// look does what the server does until it has looked at every model.
+func (s *site) look() error {
+	return errors.Join(s.Start(s.tb.Context()), s.Sweep(s.tb.Context()))
 }
 
 // model makes a model.
@@ -367,6 +373,8 @@ type push struct {
 	blobs   []pushedBlob
 	options []string
 	trees   []registry.ObjectID // objects that are no commits
+	bombs   []registry.ObjectID // commits with too many files
+	follows [][2]registry.ObjectID
 }
 
 type pushedBlob struct {
@@ -383,6 +391,18 @@ func (p *push) Peel(_ context.Context, id registry.ObjectID) (registry.ObjectID,
 		return "", registry.ErrNotFound
 	}
 	return id, nil
+}
+
+func (p *push) IsAncestor(_ context.Context, ancestor, descendant registry.ObjectID) (bool, error) {
+	return slices.Contains(p.follows, [2]registry.ObjectID{ancestor, descendant}), nil
+}
+
+func (p *push) Files(_ context.Context, commit registry.ObjectID) iter.Seq2[registry.TreeEntry, error] {
+	return func(yield func(registry.TreeEntry, error) bool) {
+		if slices.Contains(p.bombs, commit) {
+			yield(registry.TreeEntry{}, fmt.Errorf("more than 7 files: %w", registry.ErrTooLarge))
+		}
+	}
 }
 
 func (p *push) NewBlobs(context.Context) iter.Seq2[lifecycle.NewBlob, error] {
@@ -518,6 +538,14 @@ func (b blobs) Get(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, err
 		return nil, err
 	}
 	return f.File, nil
+}
+
+func (b blobs) UsedAt(ctx context.Context, d digest.Digest) (time.Time, error) {
+	at, err := b.dir.UsedAt(ctx, d)
+	if errors.Is(err, blob.ErrNotFound) {
+		err = registry.ErrNotFound
+	}
+	return at, err
 }
 
 // breakable is a store that lost the blobs that a test names.

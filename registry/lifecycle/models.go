@@ -50,6 +50,20 @@ func (s *Service) PushTarget(ctx context.Context, by Request, name registry.Mode
 	return s.EnsureModel(ctx, by, name)
 }
 
+// UploadTarget is the model that content for a push goes to, when the caller may push to it; without an
+// ID when there is none yet. It makes nothing: [Service.EnsureModel] does, once there is content.
+func (s *Service) UploadTarget(ctx context.Context, by Request, name registry.ModelName) (registry.Model, error) {
+	m, err := s.Index.ModelByName(ctx, name)
+	switch {
+	case err == nil:
+		return m, access.Authorize(by.Identity, access.Write, &m)
+	case !errors.Is(err, registry.ErrNotFound):
+		return m, err
+	}
+	_, err = s.mayCreate(ctx, by, name)
+	return registry.Model{Name: name}, err
+}
+
 // EnsureModel is the model of that name; it makes the model when there is none.
 func (s *Service) EnsureModel(ctx context.Context, by Request, name registry.ModelName) (registry.Model, error) {
 	m, _, err := s.ensure(ctx, by, name)
@@ -80,12 +94,9 @@ func (s *Service) create(ctx context.Context, by Request, name registry.ModelNam
 	case !errors.Is(err, registry.ErrNotFound):
 		return registry.Model{}, err
 	}
-	deleted, err := s.Index.Deleted(ctx, name)
+	deleted, err := s.mayCreate(ctx, by, name)
 	if err != nil {
 		return registry.Model{}, err
-	}
-	if deleted && by.Identity.Role != access.Admin {
-		return registry.Model{}, fmt.Errorf("a model %s was deleted, and only an administrator may use its name again: %w", name, registry.ErrForbidden)
 	}
 	if deleted {
 		// What a crash left of the deletion is not the new model's.
@@ -110,6 +121,19 @@ func (s *Service) create(ctx context.Context, by Request, name registry.ModelNam
 	return m, err
 }
 
+// mayCreate reports why the caller may not make a model of that name, or nil, and whether a model of
+// that name was deleted.
+func (s *Service) mayCreate(ctx context.Context, by Request, name registry.ModelName) (deleted bool, err error) {
+	if err := access.Authorize(by.Identity, access.Create, nil); err != nil {
+		return false, err
+	}
+	deleted, err = s.Index.Deleted(ctx, name)
+	if err == nil && deleted && by.Identity.Role != access.Admin {
+		err = fmt.Errorf("a model %s was deleted, and only an administrator may use its name again: %w", name, registry.ErrForbidden)
+	}
+	return deleted, err
+}
+
 func checkDescription(text string) error {
 	if len(text) > registry.MaxDescriptionLen || !printable(text) {
 		return registry.Invalid("description", "a description is UTF-8 text of at most %d bytes, without control characters", registry.MaxDescriptionLen)
@@ -121,9 +145,10 @@ func checkDescription(text string) error {
 type ModelChange struct {
 	Description *string
 	Visibility  *registry.Visibility
+	Protected   *registry.Protection
 }
 
-// ChangeModel sets the description or the visibility.
+// ChangeModel sets what the change names.
 func (s *Service) ChangeModel(ctx context.Context, by Request, m registry.Model, change ModelChange) (registry.Model, error) {
 	if err := access.Authorize(by.Identity, access.Describe, &m); err != nil {
 		return m, err
@@ -144,8 +169,14 @@ func (s *Service) ChangeModel(ctx context.Context, by Request, m registry.Model,
 	if change.Visibility != nil {
 		m.Visibility = *change.Visibility
 	}
+	if change.Protected != nil {
+		if err := change.Protected.Check(); err != nil {
+			return m, err
+		}
+		m.Protected = *change.Protected
+	}
 	g := registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
-		registry.ModelChanged{ModelID: m.ID, Description: m.Description, Visibility: m.Visibility},
+		registry.ModelChanged{ModelID: m.ID, Description: m.Description, Visibility: m.Visibility, Protected: m.Protected},
 	}}
 	if m.Visibility != before {
 		g.Records = append(g.Records, announce(registry.NewEvent(registry.EventModelVisibilityChanged, m, g.Actor, g.At,
@@ -189,6 +220,9 @@ func (s *Service) DeleteModel(ctx context.Context, by Request, m registry.Model)
 // LinkBlobs records that the model was shown the content of these blobs, so that it may refer
 // to them and its readers may fetch them.
 func (s *Service) LinkBlobs(ctx context.Context, by Request, m registry.Model, blobs ...registry.LinkedBlob) error {
+	use := s.uses.of(m.ID)
+	use.RLock()
+	defer use.RUnlock()
 	return s.commit(ctx, registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
 		registry.BlobsLinked{ModelID: m.ID, Blobs: blobs},
 	}})

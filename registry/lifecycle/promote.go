@@ -40,10 +40,16 @@ func (s *Service) Promote(ctx context.Context, by Request, m registry.Model, env
 	}
 	unlock := s.locks.lock(m.ID)
 	defer unlock()
+	return s.promoteLocked(ctx, by, m, env, tag, reason, false)
+}
+
+// promoteLocked is Promote for whoever may promote and holds the model's lock.
+func (s *Service) promoteLocked(ctx context.Context, by Request, m registry.Model, env registry.EnvironmentName, tag registry.Tag, reason string, withheld bool) (registry.EnvironmentChange, error) {
 	p, err := s.attempt(ctx, by, m, env, tag, promotion)
 	if err != nil || p.done != nil {
 		return p.result(), err
 	}
+	p.withheld = withheld
 	if p.state.Version() == tag {
 		return registry.EnvironmentChange{}, registry.Conflict("%s %s is in %s already", m.Name, tag, env)
 	}
@@ -63,7 +69,7 @@ func (s *Service) Promote(ctx context.Context, by Request, m registry.Model, env
 	if err := s.commit(ctx, p.group); err != nil {
 		return change, err
 	}
-	_, err = s.settle(ctx, m.ID, []registry.Tag{tag})
+	_, err = s.settleAfter(ctx, m.ID, []registry.Tag{tag}, withheld)
 	return change, err
 }
 

@@ -76,7 +76,7 @@ func (p *publication) unpublished(ctx context.Context, why error) {
 func (p *publication) add(ctx context.Context) error {
 	v := p.version
 	e := registry.NewEvent(registry.EventVersionPublished, p.m, v.PublishedBy, p.at, versionEvent{Commit: v.Commit, Artifact: v.Artifact.Digest}, p.tag.String())
-	e.Version = p.tag
+	e.Version, e.Withheld = p.tag, v.Withheld
 	return p.reconciliation.add(ctx,
 		p.refMoved(registry.RefUpdate{Ref: p.ref.Name, Old: p.known[p.ref.Name].ID, New: p.ref.ID}),
 		registry.VersionPublished{ModelID: p.m.ID, Version: v, Manifest: p.manifest, Edges: p.edges},
@@ -107,7 +107,7 @@ func (p *publication) build(ctx context.Context) error {
 	}
 	p.version = registry.Version{
 		Tag: p.tag, Commit: commit.ID, Message: clipMessage(commit.Message), Format: modelpack.Format,
-		PublishedAt: p.at, PublishedBy: p.actor(p.ref.Name),
+		PublishedAt: p.at, PublishedBy: p.actor(p.ref.Name), Withheld: p.withheld(p.ref.Name),
 	}
 	source := modelpack.Source{Model: p.m.Name, Tag: p.tag, Commit: commit.ID, CreatedAt: commit.Committer.At, Author: commit.Author.Name}
 	if p.ref.ID != p.ref.Peeled {

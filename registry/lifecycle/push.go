@@ -1,14 +1,17 @@
 package lifecycle
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"path"
 	"slices"
 	"strings"
 
 	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
 )
 
 // Push is a push whose objects arrived and whose refs did not move yet.
@@ -19,6 +22,11 @@ type Push interface {
 	// Peel is the commit that an object is or, as a tag, leads to; anything else is
 	// registry.ErrNotFound.
 	Peel(ctx context.Context, id registry.ObjectID) (registry.ObjectID, error)
+	// IsAncestor reports whether a commit is another one or came before it.
+	IsAncestor(ctx context.Context, ancestor, descendant registry.ObjectID) (bool, error)
+	// Files are all files of a commit, by path. An error is the last that it yields:
+	// registry.ErrTooLarge when there are too many or they lie too deep.
+	Files(ctx context.Context, commit registry.ObjectID) iter.Seq2[registry.TreeEntry, error]
 	// NewBlobs are the blobs that the push brings, by id and size; the path is one where the
 	// blob stands, if that is known.
 	NewBlobs(ctx context.Context) iter.Seq2[NewBlob, error]
@@ -49,30 +57,28 @@ const maxRefUpdates = 10_000
 // [RefusedError] refuses the whole push. After nil, the caller reports the end of the push by
 // [Service.FinishPush], whatever came of it.
 func (s *Service) CheckPush(ctx context.Context, by Request, m registry.Model, p Push) error {
-	if err := s.checkRules(ctx, m, p); err != nil {
-		return err
+	s.beginPush(p.ID(), m.ID)
+	err := s.checkRules(ctx, by, m, p)
+	if err == nil {
+		err = s.admit(ctx, by, m, p)
 	}
-	return s.admit(ctx, by, m, p)
-}
-
-// admit records that the refs of a push that keeps all rules are about to move.
-func (s *Service) admit(ctx context.Context, by Request, m registry.Model, p Push) error {
-	s.mu.Lock()
-	s.active[p.ID()] = true
-	s.mu.Unlock()
-	err := s.commit(ctx, registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
-		registry.PushStarted{PushID: p.ID(), ModelID: m.ID, Options: p.Options(), Updates: p.Updates()},
-	}})
 	if err != nil {
 		s.endPush(p.ID())
 	}
 	return err
 }
 
+// admit records that the refs of a push that keeps all rules are about to move.
+func (s *Service) admit(ctx context.Context, by Request, m registry.Model, p Push) error {
+	return s.commit(ctx, registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
+		registry.PushStarted{PushID: p.ID(), ModelID: m.ID, Options: p.Options(), Updates: p.Updates()},
+	}})
+}
+
 // CheckFirstPush is CheckPush for a name that [Service.PushTarget] found no model for. The model is
 // made once the push keeps all rules, so that one that is refused leaves nothing behind.
 func (s *Service) CheckFirstPush(ctx context.Context, by Request, name registry.ModelName, p Push) (registry.Model, error) {
-	if err := s.checkRules(ctx, registry.Model{Name: name}, p); err != nil {
+	if err := s.checkRules(ctx, by, registry.Model{Name: name}, p); err != nil {
 		return registry.Model{}, err
 	}
 	m, made, err := s.ensure(ctx, by, name)
@@ -80,17 +86,25 @@ func (s *Service) CheckFirstPush(ctx context.Context, by Request, name registry.
 	case err != nil:
 		return m, err
 	case made:
-		return m, s.admit(ctx, by, m, p)
+		s.beginPush(p.ID(), m.ID)
+		if err := s.admit(ctx, by, m, p); err != nil {
+			s.endPush(p.ID())
+			return m, err
+		}
+		return m, nil
 	}
 	// Another first push came before: its versions are there now.
 	return m, s.CheckPush(ctx, by, m, p)
 }
 
 // checkRules decides on a push. A model that is not there yet has no ID: it owns nothing.
-func (s *Service) checkRules(ctx context.Context, m registry.Model, p Push) error {
+func (s *Service) checkRules(ctx context.Context, by Request, m registry.Model, p Push) error {
 	updates := p.Updates()
 	if len(updates) > maxRefUpdates {
 		return refuse("this push moves %d refs and at most %d may move at once; push fewer refs at a time", len(updates), maxRefUpdates)
+	}
+	if err := checkOptions(by, m, p); err != nil {
+		return err
 	}
 	used, err := s.Index.UsedTags(ctx, m.Name)
 	if err != nil {
@@ -100,25 +114,67 @@ func (s *Service) checkRules(ctx context.Context, m registry.Model, p Push) erro
 		if err := s.checkUpdate(ctx, m, u, used); err != nil {
 			return err
 		}
-		if err := checkCommit(ctx, p, u); err != nil {
+		if err := checkProtection(ctx, by, m, p, u); err != nil {
+			return err
+		}
+		if err := checkVersion(ctx, p, u); err != nil {
 			return err
 		}
 	}
-	return s.checkBlobs(ctx, m, p)
+	if err := s.checkBlobs(ctx, m, p); err != nil {
+		return err
+	}
+	return s.checkLocks(ctx, by, m, p)
 }
 
-// checkCommit refuses a version that is no commit, which could never be published.
-func checkCommit(ctx context.Context, p Push, u registry.RefUpdate) error {
+// checkVersion refuses a version that could never be published: one that is no commit, or whose files
+// are too many.
+func checkVersion(ctx context.Context, p Push, u registry.RefUpdate) error {
 	tag, ok := registry.VersionOf(u.Ref)
 	if !ok || u.New == "" {
 		return nil
 	}
-	if _, err := p.Peel(ctx, u.New); errors.Is(err, registry.ErrNotFound) {
+	commit, err := p.Peel(ctx, u.New)
+	if errors.Is(err, registry.ErrNotFound) {
 		return refuse("%s names a tree or a file, not a commit\nTag the commit: git tag -f %s COMMIT", tag, tag)
-	} else if err != nil {
+	}
+	if err != nil {
 		return err
 	}
+	for _, err := range p.Files(ctx, commit) {
+		if errors.Is(err, registry.ErrTooLarge) {
+			return refuse("%s cannot become a version: %v\nPack the many small files into archives, or tag a commit with fewer.", tag, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// checkProtection holds the rules for the branches and tags that a model protects.
+func checkProtection(ctx context.Context, by Request, m registry.Model, p Push, u registry.RefUpdate) error {
+	if !m.Protected.Covers(u.Ref) {
+		return nil
+	}
+	name := strings.TrimPrefix(strings.TrimPrefix(u.Ref, "refs/heads/"), "refs/tags/")
+	if err := access.Authorize(by.Identity, access.PushProtected, &m); err != nil {
+		return refuse("%s is protected in %s: only maintainers push to it\nPush to another branch and ask a maintainer to take it over.", name, m.Name)
+	}
+	_, isTag := registry.TagOf(u.Ref)
+	switch {
+	case u.New == "":
+		return refuse("%s is protected in %s and cannot be deleted\nA maintainer can end the protection first: PATCH /api/v1/models/%s.", name, m.Name, m.Name)
+	case isTag && u.Old != "":
+		return refuse("%s is protected in %s and cannot be moved\nChoose another name for the tag.", name, m.Name)
+	case isTag || u.Old == "":
+		return nil
+	}
+	follows, err := p.IsAncestor(ctx, u.Old, u.New)
+	if err != nil || follows {
+		return err
+	}
+	return refuse("%s is protected in %s, and this push would take commits out of its history\nMerge or rebase on what is there: git pull --rebase origin %s", name, m.Name, name)
 }
 
 // checkUpdate holds the rules for one ref.
@@ -165,6 +221,7 @@ func (s *Service) checkUpdate(ctx context.Context, m registry.Model, u registry.
 func (s *Service) checkBlobs(ctx context.Context, m registry.Model, p Push) error {
 	var small []registry.ObjectID
 	paths := map[registry.ObjectID]string{}
+	malformed := missingObjects{}
 	for b, err := range p.NewBlobs(ctx) {
 		if err != nil {
 			return err
@@ -179,8 +236,14 @@ func (s *Service) checkBlobs(ctx context.Context, m registry.Model, p Push) erro
 	}
 	missing := missingObjects{}
 	err := p.ReadBlobs(ctx, small, registry.MaxPointerLen, func(id registry.ObjectID, data []byte) error {
+		if path.Base(paths[id]) == ".gitmodules" && bytes.Contains(data, []byte("\r\"")) {
+			return refuse("%s has a carriage return at the end of a value, with which older Git clients write where they must not\nWrite the file without it.", paths[id])
+		}
 		pointer, ok := registry.ParsePointer(data)
 		if !ok {
+			if registry.MeansPointer(data) {
+				malformed.note(paths[id])
+			}
 			return nil
 		}
 		size, err := s.Index.BlobSize(ctx, m.ID, pointer.Digest.String())
@@ -196,6 +259,10 @@ func (s *Service) checkBlobs(ctx context.Context, m registry.Model, p Push) erro
 	})
 	if err != nil {
 		return err
+	}
+	if len(malformed.lines) > 0 {
+		return &RefusedError{append(append([]string{"these files look like Git LFS pointers and are none:"}, malformed.lines...),
+			"Add them again with git-lfs installed: git rm --cached FILE; git add FILE; git commit --amend")}
 	}
 	return missing.refuse()
 }
@@ -228,6 +295,12 @@ func (o *missingObjects) add(p registry.Pointer, path, note string) {
 	}
 }
 
+func (o *missingObjects) note(path string) {
+	if o.count++; o.count <= maxMissingShown {
+		o.lines = append(o.lines, "    "+path)
+	}
+}
+
 func (o *missingObjects) refuse() error {
 	if o.count == 0 {
 		return nil
@@ -249,14 +322,38 @@ func (s *Service) FinishPush(ctx context.Context, m registry.Model, pushID strin
 	return s.reconcile(ctx, m.ID, updates)
 }
 
-func (s *Service) endPush(id string) {
+// EndPush is called when a push has ended, whatever came of it, also after [Service.FinishPush]. A push that was admitted
+// and moved no ref is over then: another one was faster, or git failed.
+func (s *Service) EndPush(ctx context.Context, m registry.Model, pushID string) error {
+	if !s.pushActive(pushID) {
+		return nil
+	}
+	s.endPush(pushID)
+	_, err := s.reconcile(ctx, m.ID, nil)
+	return err
+}
+
+// beginPush keeps what a model owns from being let go of, until endPush.
+func (s *Service) beginPush(id, modelID string) {
+	use := s.uses.of(modelID)
+	use.RLock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.active[id] = use.RUnlock
+}
+
+func (s *Service) endPush(id string) {
+	s.mu.Lock()
+	end := s.active[id]
 	delete(s.active, id)
+	s.mu.Unlock()
+	if end != nil {
+		end()
+	}
 }
 
 func (s *Service) pushActive(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.active[id]
+	return s.active[id] != nil
 }

@@ -118,13 +118,20 @@ func (r *reconciliation) run(ctx context.Context, pushed []registry.RefUpdate) e
 			return err
 		}
 	}
-	for _, i := range r.finished {
-		// A version that is published later is published by whoever pushed it.
-		if slices.ContainsFunc(i.Updates, func(u registry.RefUpdate) bool { return r.waiting[u.Ref] && u.New == r.refs[u.Ref].ID }) {
-			continue
-		}
-		for _, option := range i.Options {
-			r.note("the push option %q is not known here and did nothing", option)
+	commands, err := r.finish(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.flush(ctx); err != nil {
+		return err
+	}
+	if r.report.Promoted, err = r.settleAfter(ctx, r.m.ID, publishedTags(r.report.Published), r.allWithheld()); err != nil {
+		return err
+	}
+	// A push that asked for promotions is finished when they were tried.
+	for _, i := range commands {
+		if err := r.promotePushed(ctx, i); err != nil {
+			return err
 		}
 		if err := r.add(ctx, registry.PushFinished{PushID: i.PushID, ModelID: r.m.ID}); err != nil {
 			return err
@@ -133,12 +140,29 @@ func (r *reconciliation) run(ctx context.Context, pushed []registry.RefUpdate) e
 	if err := r.flush(ctx); err != nil {
 		return err
 	}
-	promoted, err := r.settle(ctx, r.m.ID, publishedTags(r.report.Published))
-	if err != nil {
-		return err
-	}
-	r.report.Promoted = promoted
 	return errors.Join(append(r.failures, r.addVerdicts(ctx))...)
+}
+
+// finish puts the end of each push into the group, but for those that asked for more, which it gives back.
+func (r *reconciliation) finish(ctx context.Context) (commands []registry.PushIntent, err error) {
+	for _, i := range r.finished {
+		// A version that is published later is published by whoever pushed it.
+		if slices.ContainsFunc(i.Updates, func(u registry.RefUpdate) bool { return r.waiting[u.Ref] && u.New == r.refs[u.Ref].ID }) {
+			continue
+		}
+		options := optionsOf(i)
+		for _, option := range options.unknown {
+			r.note("the push option %q is not known here and did nothing; there are promote=ENVIRONMENT and no-deliver", option)
+		}
+		if len(options.promote) > 0 {
+			commands = append(commands, i)
+			continue
+		}
+		if err := r.add(ctx, registry.PushFinished{PushID: i.PushID, ModelID: r.m.ID}); err != nil {
+			return nil, err
+		}
+	}
+	return commands, nil
 }
 
 // Bounds of what is committed at once, in bytes of JSON. The journal takes somewhat more than
@@ -281,8 +305,10 @@ type refEvent struct {
 func (r *reconciliation) moved(ctx context.Context, u registry.RefUpdate) error {
 	record := r.refMoved(u)
 	branch, _ := registry.BranchOf(u.Ref)
-	err := r.add(ctx, record, announce(registry.NewEvent(registry.EventRefUpdated, r.m, r.actor(u.Ref), r.at, refEvent{u, branch},
-		u.Ref, string(u.New), strconv.FormatUint(record.Generation, 10))))
+	e := registry.NewEvent(registry.EventRefUpdated, r.m, r.actor(u.Ref), r.at, refEvent{u, branch},
+		u.Ref, string(u.New), strconv.FormatUint(record.Generation, 10))
+	e.Withheld = r.withheld(u.Ref)
+	err := r.add(ctx, record, announce(e))
 	if text, isTag := registry.TagOf(u.Ref); isTag && u.New != "" {
 		r.note("tag %s is not a version of the form v1.2.3; it is kept as a plain Git tag", text)
 	}
@@ -369,6 +395,7 @@ func (r *reconciliation) takePolicy(ctx context.Context) error {
 	generation := r.known[registry.BranchRef(r.m.DefaultBranch)].Generation + 1
 	e := registry.NewEvent(registry.EventPolicyChanged, r.m, r.actor(registry.BranchRef(r.m.DefaultBranch)), r.at,
 		policyEvent{head, now.Problem}, string(head), strconv.FormatUint(generation, 10))
+	e.Withheld = r.withheld(registry.BranchRef(r.m.DefaultBranch))
 	return r.add(ctx, registry.PolicySet{ModelID: r.m.ID, Policy: now}, announce(e))
 }
 

@@ -94,8 +94,8 @@ func TestRefBehindTheServersBack(t *testing.T) {
 	for range 2 { // starts
 		s.close()
 		s = openDir(t, dir)
-		if err := s.Start(t.Context()); err != nil {
-			t.Fatalf("Start = %v", err)
+		if err := s.look(); err != nil {
+			t.Fatalf("look = %v", err)
 		}
 		if diff := cmp.Diff(want, told(s.events(last))); diff != "" {
 			t.Errorf("events of refs that were written while the server was stopped (-want +got):\n%s", diff)
@@ -211,8 +211,8 @@ func TestVersionWaitsForItsObjects(t *testing.T) {
 	sweep := func(want int64, what string) {
 		t.Helper()
 		watch.listed.Store(0)
-		if err := s.Start(t.Context()); err != nil {
-			t.Fatalf("Start = %v", err)
+		if err := s.look(); err != nil {
+			t.Fatalf("look = %v", err)
 		}
 		if got := watch.listed.Load(); got != want {
 			t.Errorf("%s: the refs were listed %d times, want %d", what, got, want)
@@ -268,8 +268,8 @@ func TestSweepDoesNothingWhenNoRefMoved(t *testing.T) {
 	sweep := func() int64 {
 		t.Helper()
 		watch.listed.Store(0)
-		if err := s.Start(t.Context()); err != nil {
-			t.Fatalf("Start = %v", err)
+		if err := s.look(); err != nil {
+			t.Fatalf("look = %v", err)
 		}
 		return watch.listed.Load()
 	}

@@ -3,6 +3,8 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"maps"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -12,23 +14,50 @@ import (
 // sweepEvery is the time between two looks at all models.
 const sweepEvery = time.Minute
 
-// Start brings every model up to date before the server answers: it takes over what a crash
-// left between Git and the journal, and repositories that were put into the directory.
+// Start does what has to be done before the server answers: it takes over repositories that were put
+// into the directory, and brings those models up to date whose pushes a crash broke off. All others
+// are looked at by [Service.Run].
 func (s *Service) Start(ctx context.Context) error {
-	if err := s.importNew(ctx); err != nil {
+	imported, err := s.importNew(ctx)
+	if err != nil {
 		return err
 	}
-	return s.sweep(ctx)
+	signatures, err := s.Index.Signatures(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	maps.Copy(s.signatures, signatures)
+	s.mu.Unlock()
+	broken, err := s.Index.WithIntents(ctx)
+	if err != nil {
+		return err
+	}
+	return s.lookAtAll(ctx, append(imported, broken...), 0)
 }
 
-// sweep reconciles every model. A failure of one does not keep the others from it.
+// sweep looks at every model, and keeps what their refs looked like for the next start.
 func (s *Service) sweep(ctx context.Context) error {
 	models, err := s.Index.AllModels(ctx)
 	if err != nil {
 		return err
 	}
+	return errors.Join(s.lookAtAll(ctx, models, s.FullShare), s.keepSignatures(ctx))
+}
+
+// keepSignatures writes down what the refs of all models looked like when they were reconciled.
+func (s *Service) keepSignatures(ctx context.Context) error {
+	s.mu.Lock()
+	now := maps.Clone(s.signatures)
+	s.mu.Unlock()
+	return s.Index.KeepSignatures(ctx, now)
+}
+
+// lookAtAll looks at models, and at a random share of them as if all was new. A failure of one does not
+// keep the others from it.
+func (s *Service) lookAtAll(ctx context.Context, models []registry.Model, share float64) error {
 	for _, m := range models {
-		if err := s.lookAt(ctx, m); err != nil && !errors.Is(err, registry.ErrNotFound) {
+		if err := s.lookAt(ctx, m, rand.Float64() < share); err != nil && !errors.Is(err, registry.ErrNotFound) {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -38,9 +67,9 @@ func (s *Service) sweep(ctx context.Context) error {
 	return nil
 }
 
-// lookAt reconciles a model if one of its refs is another than at the last look, and tidies its
+// lookAt reconciles a model if one of its refs is another than at the last look, or when it is told to, and tidies its
 // repository.
-func (s *Service) lookAt(ctx context.Context, m registry.Model) error {
+func (s *Service) lookAt(ctx context.Context, m registry.Model, fully bool) error {
 	repo, err := s.openOf(ctx, m)
 	if err != nil {
 		return err
@@ -55,7 +84,7 @@ func (s *Service) lookAt(ctx context.Context, m registry.Model) error {
 		return err
 	}
 	s.mu.Lock()
-	same := s.signatures[m.ID] == signature
+	same := s.signatures[m.ID] == signature && !fully
 	s.mu.Unlock()
 	if same && len(intents) == 0 {
 		// No ref moved, but time went on: evidence may have become too old.
@@ -95,6 +124,7 @@ func (s *Service) Run(ctx context.Context) {
 	images := make(chan struct{}, 1)
 	wait.Go(func() { s.onPoke(ctx, images, "make images", s.BuildImages) })
 	wait.Go(func() {
+		s.logged(ctx, "look at the models", s.sweep)
 		tick := time.NewTicker(sweepEvery)
 		defer tick.Stop()
 		for {
@@ -114,6 +144,7 @@ func (s *Service) Run(ctx context.Context) {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	s.logged(stop, "write the last records", s.Mirror)
+	s.logged(stop, "keep what the refs looked like", s.keepSignatures)
 }
 
 // retryAfter is the time until work that failed is done again.

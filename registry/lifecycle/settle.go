@@ -19,6 +19,11 @@ const maxPending = 20
 // are versions to look at besides the pending ones. What changed is committed, so that it does not
 // end with the caller.
 func (s *Service) settle(ctx context.Context, modelID string, focus []registry.Tag) ([]registry.EnvironmentChange, error) {
+	return s.settleAfter(ctx, modelID, focus, false)
+}
+
+// settleAfter is settle after something whose events are withheld, or not: those that follow are too.
+func (s *Service) settleAfter(ctx context.Context, modelID string, focus []registry.Tag, withheld bool) ([]registry.EnvironmentChange, error) {
 	ctx = context.WithoutCancel(ctx)
 	var promoted []registry.EnvironmentChange
 	for {
@@ -26,7 +31,7 @@ func (s *Service) settle(ctx context.Context, modelID string, focus []registry.T
 		if err != nil {
 			return promoted, err
 		}
-		round := settlement{Service: s, m: m, group: registry.Group{At: s.Now(), Actor: access.System.Name}}
+		round := settlement{Service: s, m: m, withheld: withheld, group: registry.Group{At: s.Now(), Actor: access.System.Name}}
 		change, err := round.run(ctx, focus)
 		if err != nil {
 			return promoted, err
@@ -51,6 +56,8 @@ type settlement struct {
 	m     registry.Model
 	group registry.Group
 	quiet bool // record the gates, and neither announce nor promote anything
+
+	withheld bool // the events are delivered to nobody
 }
 
 func (r *settlement) run(ctx context.Context, focus []registry.Tag) (*registry.EnvironmentChange, error) {
@@ -129,7 +136,7 @@ func (r *settlement) announceGate(ctx context.Context, v registry.VersionRecord,
 	}
 	e := registry.NewEvent(kind, r.m, r.group.Actor, r.group.At, gateEvent{verdict},
 		v.Version.Tag.String(), verdict.Environment.String(), r.group.At.String())
-	e.Version, e.Environment = v.Version.Tag, verdict.Environment
+	e.Version, e.Environment, e.Withheld = v.Version.Tag, verdict.Environment, r.withheld
 	r.group.Records = append(r.group.Records, announce(e))
 	return nil
 }
@@ -153,7 +160,7 @@ func (r *settlement) promote(env *registry.Environment, state *registry.Environm
 		c.ID = registry.EventID(r.m.ID, kind, c.Environment.String(), c.Version.String(), c.At.String())
 	}
 	e := registry.NewEvent(kind, r.m, c.By, c.At, changeEvent{c}, c.ID)
-	e.Version, e.Environment = c.Version, c.Environment
+	e.Version, e.Environment, e.Withheld = c.Version, c.Environment, r.withheld
 	r.group.Records = append(r.group.Records, registry.EnvironmentChanged{ModelID: r.m.ID, Change: c}, announce(e))
 	return c
 }

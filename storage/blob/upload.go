@@ -56,6 +56,7 @@ type Upload struct {
 	dir    *Dir
 	writer *Writer
 	saved  int64 // the offset in the state file
+	unsure bool  // a save failed: the state file may be at another offset than saved
 	ended  bool
 }
 
@@ -77,6 +78,40 @@ func (d *Dir) NewUpload(ctx context.Context) (*Upload, error) {
 		return nil, fmt.Errorf("new upload: %w", err)
 	}
 	return d.openClaimed(id)
+}
+
+// ResumeUpload continues the upload with an id of the caller's choice, 32 hex digits, or begins it. What
+// cannot be continued begins anew. The error is ErrInUse while somebody else has it open. The caller
+// ends with Close, Commit or Cancel.
+func (d *Dir) ResumeUpload(ctx context.Context, id string) (*Upload, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if !validUploadID(id) {
+		return nil, fmt.Errorf("upload %q is not named by 32 hex digits", id)
+	}
+	for first := true; ; first = false {
+		if !d.claim(id) {
+			return nil, fmt.Errorf("upload %s: %w", id, ErrInUse)
+		}
+		err := d.fs.Mkdir(filepath.Join(d.uploads, id), 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			err = nil
+		}
+		if err == nil {
+			// Also when it was there: whoever made it may have died before the sync.
+			err = d.uploadsSync.Do(func() error { return d.fs.SyncDir(d.uploads) })
+		}
+		if err != nil {
+			d.release(id)
+			return nil, fmt.Errorf("upload %s: %w", id, err)
+		}
+		u, err := d.openClaimed(id)
+		if first && errors.Is(err, ErrNotFound) {
+			continue // it was damaged, and is removed now
+		}
+		return u, err
+	}
 }
 
 // OpenUpload continues an upload at its offset. The error is ErrNotFound when there is none, or none
@@ -196,6 +231,7 @@ func (u *Upload) save() error {
 	}
 	if err == nil {
 		err = u.dir.fs.WriteFile(filepath.Join(u.path, uploadState), appendState(nil, w.size, state), 0o600)
+		u.unsure = err != nil
 	}
 	if err != nil {
 		w.err = fmt.Errorf("save upload %s: %w", u.id, err)
@@ -224,8 +260,12 @@ func (u *Upload) Cancel() error {
 }
 
 // Close lets go of the upload, so that it can be opened again. It does nothing after Commit or Cancel.
+// What a failed Append could not keep gives its space back.
 func (u *Upload) Close() error {
 	return u.end(func() error {
+		if u.writer.err != nil && !u.unsure {
+			_ = u.writer.file.Truncate(u.saved) // or the next one who opens it does so
+		}
 		u.writer.close()
 		return nil
 	})

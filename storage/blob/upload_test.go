@@ -382,3 +382,104 @@ func TestUploadCrash(t *testing.T) {
 		}
 	})
 }
+
+// An upload by an id of the caller's choice is found again after a restart, whoever began it.
+func TestResumeUpload(t *testing.T) {
+	root, id := t.TempDir(), strings.Repeat("0af1", 8)
+	content := []byte("begun, continued")
+	d := blobs(t, root, durabletest.NoSync())
+	if _, err := d.OpenUpload(t.Context(), id); !errors.Is(err, blob.ErrNotFound) {
+		t.Fatalf("OpenUpload of what nobody began = %v, want ErrNotFound", err)
+	}
+	u, err := d.ResumeUpload(t.Context(), id)
+	if err != nil || u.ID() != id || u.Offset() != 0 {
+		t.Fatalf("ResumeUpload = %v, %v, want one at 0", u, err)
+	}
+	if _, err := d.ResumeUpload(t.Context(), id); !errors.Is(err, blob.ErrInUse) {
+		t.Errorf("ResumeUpload of an open upload = %v, want ErrInUse", err)
+	}
+	if _, err := u.Append(t.Context(), 0, bytes.NewReader(content[:6])); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(u.Close(), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	d = blobs(t, root, durabletest.NoSync())
+	if u, err = d.ResumeUpload(t.Context(), id); err != nil || u.Offset() != 6 {
+		t.Fatalf("ResumeUpload after a restart = %v, want one at 6", err)
+	}
+	if _, err := u.Append(t.Context(), 6, bytes.NewReader(content[6:])); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Commit(digest.FromBytes(content), int64(len(content))); err != nil {
+		t.Fatal(err)
+	}
+	if u, err = d.ResumeUpload(t.Context(), id); err != nil || u.Offset() != 0 {
+		t.Fatalf("ResumeUpload after Commit = %v, want a new one at 0", err)
+	}
+	if err := u.Cancel(); err != nil {
+		t.Error(err)
+	}
+	for _, id := range []string{"", "..", strings.Repeat("A", 32), strings.Repeat("0", 31), "../" + strings.Repeat("0", 29)} {
+		if u, err := d.ResumeUpload(t.Context(), id); err == nil {
+			t.Errorf("ResumeUpload(%q) = %s, want an error", id, u.ID())
+		}
+	}
+	if got := list(t, filepath.Join(root, "uploads")); len(got) != 0 {
+		t.Errorf("files in uploads = %v, want none", got)
+	}
+}
+
+// What cannot be continued begins anew.
+func TestResumeUploadThatIsDamaged(t *testing.T) {
+	root, id := t.TempDir(), strings.Repeat("0", 32)
+	d := blobs(t, root, durabletest.NoSync())
+	u, err := d.ResumeUpload(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Append(t.Context(), 0, strings.NewReader("content")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(u.Close(), os.Truncate(filepath.Join(root, "uploads", id, "state"), 40)); err != nil {
+		t.Fatal(err)
+	}
+	if u, err = d.ResumeUpload(t.Context(), id); err != nil || u.Offset() != 0 {
+		t.Fatalf("ResumeUpload of a damaged upload = %v, want a new one at 0", err)
+	}
+	if _, err := u.Append(t.Context(), 0, strings.NewReader("content")); err != nil {
+		t.Error(err)
+	}
+	if _, err := u.Commit(digest.FromString("content"), 7); err != nil {
+		t.Error(err)
+	}
+}
+
+// What found no space gives it back when the upload is closed, for somebody else to use.
+func TestUploadGivesBackWhatItDidNotKeep(t *testing.T) {
+	root := t.TempDir()
+	full := false
+	d := blobs(t, root, durable.FS{Hook: func(op durable.Op, path string, do func() error) error {
+		if full && op == durable.OpWrite && filepath.Base(path) == "data" {
+			return errors.Join(do(), &os.PathError{Op: "write", Path: path, Err: syscall.ENOSPC})
+		}
+		return do()
+	}})
+	u, err := d.NewUpload(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Append(t.Context(), 0, strings.NewReader("kept")); err != nil {
+		t.Fatal(err)
+	}
+	full = true
+	if _, err := u.Append(t.Context(), 4, strings.NewReader("no space for this")); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Append on a full disk = %v, want ENOSPC", err)
+	}
+	if err := u.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(filepath.Join(root, "uploads", u.ID(), "data")); string(data) != "kept" || err != nil {
+		t.Errorf("data after Close = %q, %v, want what was acknowledged", data, err)
+	}
+}

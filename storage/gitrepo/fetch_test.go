@@ -202,10 +202,12 @@ func TestFetchesAreLimitedAndKilled(t *testing.T) {
 	fetch := func(ctx context.Context, request string, out io.Writer) error {
 		return s.store.UploadPack(ctx, gitrepo.UploadPack{Repository: s.repo(), GitProtocol: "version=2", In: strings.NewReader(request), Out: out})
 	}
+	// That of a client which has something, so that its answer is its own.
+	request := strings.Replace(fetchRequest(w.rev("HEAD")), pkt("done\n"), pkt("have "+string(absentID)+"\n")+pkt("done\n"), 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	slow := &slowClient{first: make(chan struct{}), leave: make(chan struct{})}
 	ended := make(chan error, 1)
-	go func() { ended <- fetch(ctx, fetchRequest(w.rev("HEAD")), slow) }()
+	go func() { ended <- fetch(ctx, request, slow) }()
 	<-slow.first
 
 	short, cancelShort := context.WithTimeout(t.Context(), 20*time.Millisecond)

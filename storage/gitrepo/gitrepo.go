@@ -37,7 +37,7 @@ import (
 type Config struct {
 	// Dir holds the repositories, as NAMESPACE/NAME.git. Open makes it. One Store uses it at a time.
 	Dir string
-	// RunDir holds the hook program and its socket, which are made anew by each Open; nobody else's files. It must
+	// RunDir holds the hook program, its socket and answers to fetches, which are made anew by each Open; nobody else's files. It must
 	// allow programs to be executed. Default: ".run" in Dir.
 	RunDir string
 	// Git is the git program, 2.39 or newer. Default: "git" in PATH.
@@ -48,6 +48,14 @@ type Config struct {
 	// MaxFetches is the number of fetches that are answered at a time, each with a process that may hold
 	// some ten MB; others wait for their turn. Default: 4 for each CPU.
 	MaxFetches int
+	// MaxAnswerBytes is how much of what fetches were answered is kept on disk, in RunDir, for clients that ask for
+	// the same. Default: 1 GiB.
+	MaxAnswerBytes int64
+	// MaxAnswerFileBytes is the longest answer that is kept. A longer one is shared by clients that ask
+	// while it is being made, and takes no more of the disk ahead of the fastest of them. Default: 256 MiB.
+	MaxAnswerFileBytes int64
+	// AnswerIdle is how long an answer is kept that nobody asks for. Default: 10 min.
+	AnswerIdle time.Duration
 	// MaxPushBytes is the largest pack that a push may bring. Default: 4 GiB.
 	MaxPushBytes int64
 	// MaxPushRefs is the largest number of refs that one push may move. Default: 50,000.
@@ -62,6 +70,9 @@ type Config struct {
 	MaxCommits int
 	// MaxPacks is the number of packs from which on Repack joins them. Default: 50.
 	MaxPacks int
+	// MaxRepackBytes is the largest repository whose packs Repack joins to one, while pushes to it wait.
+	// Default: 2 GiB.
+	MaxRepackBytes int64
 
 	// CloseWait is how long Close waits for fetches and pushes before it kills them. Default: 10 s.
 	CloseWait time.Duration
@@ -72,6 +83,9 @@ func (c *Config) setDefaults() {
 	setDefault(&c.Git, "git")
 	setDefault(&c.Log, slog.New(slog.DiscardHandler))
 	setDefault(&c.MaxFetches, 4*runtime.NumCPU())
+	setDefault(&c.MaxAnswerBytes, 1<<30)
+	setDefault(&c.MaxAnswerFileBytes, 256<<20)
+	setDefault(&c.AnswerIdle, 10*time.Minute)
 	setDefault(&c.MaxPushBytes, 4<<30)
 	setDefault(&c.MaxPushRefs, 50_000)
 	setDefault(&c.MaxPushObjects, 1_000_000)
@@ -79,6 +93,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.MaxDepth, 64)
 	setDefault(&c.MaxCommits, 100_000)
 	setDefault(&c.MaxPacks, 50)
+	setDefault(&c.MaxRepackBytes, 2<<30)
 	setDefault(&c.CloseWait, 10*time.Second)
 }
 
@@ -115,6 +130,10 @@ type Store struct {
 	fetches chan struct{} // holds a token for each fetch that runs
 	readers readers
 
+	snapshots *snapshots
+	caps      capabilities
+	answers   *answers
+
 	// How often a client that waits for Finish hears from us.
 	keepAlive time.Duration
 
@@ -146,7 +165,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("no directory for the repositories is configured")
 	}
-	s := &Store{fsys: durable.FS{}, keepAlive: 5 * time.Second}
+	s := &Store{fsys: durable.FS{}, keepAlive: 5 * time.Second, snapshots: newSnapshots()}
 	if err := s.open(ctx, cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -197,6 +216,9 @@ func (s *Store) open(ctx context.Context, cfg Config) (err error) {
 	if err := os.MkdirAll(cfg.RunDir, 0o700); err != nil {
 		return fmt.Errorf("make the run directory: %w", err)
 	}
+	if s.answers, err = newAnswers(cfg); err != nil {
+		return fmt.Errorf("make a directory for answers: %w", err)
+	}
 	emptyPath := filepath.Join(cfg.RunDir, "empty.git")
 	if err := os.RemoveAll(emptyPath); err != nil {
 		return err
@@ -242,6 +264,9 @@ func (s *Store) Close() error {
 		s.spawner.close()
 	}
 	errs = append(errs, s.readers.close())
+	if s.answers != nil {
+		errs = append(errs, s.answers.close())
+	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
 	}
@@ -370,24 +395,13 @@ var leftovers = map[string][]string{
 	"":             {"*.lock", "*.new", "fast_import_crash_*"},
 	"objects":      {"tmp_objdir-*"},
 	"objects/info": {"*.lock"},
-	"objects/pack": {"tmp_*", ".tmp-*"},
+	"objects/pack": {"tmp_*", ".tmp-*", "*.lock"},
 }
 
 func (s *Store) removeLeftoversIn(path string) error {
-	for dir, patterns := range leftovers {
-		dir = filepath.Join(path, dir)
-		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for dir := range leftovers {
+		if err := s.removeLeftoversFrom(path, dir); err != nil {
 			return err
-		}
-		for _, e := range entries {
-			for _, pattern := range patterns {
-				if ok, _ := filepath.Match(pattern, e.Name()); ok {
-					if err := s.removeLeftover(filepath.Join(dir, e.Name())); err != nil {
-						return err
-					}
-				}
-			}
 		}
 	}
 	return filepath.WalkDir(filepath.Join(path, "refs"), func(path string, e fs.DirEntry, err error) error {
@@ -396,6 +410,26 @@ func (s *Store) removeLeftoversIn(path string) error {
 		}
 		return err
 	})
+}
+
+// removeLeftoversFrom removes them from one directory of a repository.
+func (s *Store) removeLeftoversFrom(path, dir string) error {
+	patterns := leftovers[dir]
+	dir = filepath.Join(path, dir)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		for _, pattern := range patterns {
+			if ok, _ := filepath.Match(pattern, e.Name()); ok {
+				if err := s.removeLeftover(filepath.Join(dir, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Store) removeLeftover(path string) error {

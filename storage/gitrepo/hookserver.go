@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -132,7 +133,10 @@ func (h *hookServer) install() error {
 	program, err := hookbin.ReadFile(embeddedHook)
 	switch {
 	case err == nil:
+		// A child that is started meanwhile would keep the file open for writing, and so from being executed.
+		syscall.ForkLock.RLock()
 		err = os.WriteFile(temp, program, 0o700)
+		syscall.ForkLock.RUnlock()
 	case errors.Is(err, fs.ErrNotExist):
 		var self string
 		if self, err = os.Executable(); err == nil {

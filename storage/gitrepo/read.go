@@ -24,16 +24,33 @@ import (
 // Refs returns all refs in order of their names. One that somebody made beside the server may have a name that
 // [registry.ValidRefName] does not accept, such as refs/stash.
 //
-// Git lists them, not go-git, which takes the lock file of a push that runs for a ref.
+// Where the files of the refs are not as git writes them, git lists them. Go-git never does: it takes the lock file of a push
+// that runs for a ref.
 func (r *Repository) Refs(ctx context.Context) ([]registry.Ref, error) {
 	ctx, done, err := r.store.begin(ctx, draining)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if err := r.mustExist(); err != nil {
+	snap, err := r.snapshotOrGit(ctx)
+	if err != nil {
 		return nil, err
 	}
+	if snap == nil {
+		return r.refsByGit(ctx)
+	}
+	refs := make([]registry.Ref, len(snap.refs))
+	for i, ref := range snap.refs {
+		id := registry.ObjectID(ref.id.String())
+		refs[i] = registry.Ref{Name: ref.name, ID: id, Peeled: id}
+		if ref.peeled != (oid{}) {
+			refs[i].Peeled = registry.ObjectID(ref.peeled.String())
+		}
+	}
+	return refs, nil
+}
+
+func (r *Repository) refsByGit(ctx context.Context) ([]registry.Ref, error) {
 	cmd := r.store.command(ctx, r.path, "show-ref", "--dereference")
 	out, err := cmd.output()
 	if exitCode(err) == 1 && len(out) == 0 && cmd.stderr.line() == "" {
@@ -177,8 +194,16 @@ func (r *Repository) files(ctx context.Context, commit registry.ObjectID, yield 
 	if _, err := r.Commit(ctx, commit); err != nil {
 		return err
 	}
-	// With the directories (-t), so that a tree of nothing but directories has an end too.
-	cmd := r.store.command(ctx, r.path, "ls-tree", "-r", "-t", "-l", "-z", "--full-tree", string(commit))
+	return r.store.listFiles(r.store.command(ctx, r.path, listFilesArgs(commit)...), yield)
+}
+
+// listFilesArgs are the arguments of a git that lists the files of a commit for listFiles: with the directories (-t), so
+// that a tree of nothing but directories has an end too.
+func listFilesArgs(commit registry.ObjectID) []string {
+	return []string{"ls-tree", "-r", "-t", "-l", "-z", "--full-tree", string(commit)}
+}
+
+func (s *Store) listFiles(cmd *process, yield func(registry.TreeEntry) bool) error {
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -195,10 +220,10 @@ func (r *Repository) files(ctx context.Context, commit registry.ObjectID, yield 
 		entry, dir, err := parseTreeEntry(line, err)
 		switch {
 		case err != nil:
-		case n == r.store.cfg.MaxFiles:
+		case n == s.cfg.MaxFiles:
 			err = fmt.Errorf("more than %d files and directories: %w", n, registry.ErrTooLarge)
-		case strings.Count(entry.Path, "/") >= r.store.cfg.MaxDepth:
-			err = fmt.Errorf("directories deeper than %d: %w", r.store.cfg.MaxDepth, registry.ErrTooLarge)
+		case strings.Count(entry.Path, "/") >= s.cfg.MaxDepth:
+			err = fmt.Errorf("directories deeper than %d: %w", s.cfg.MaxDepth, registry.ErrTooLarge)
 		}
 		if err != nil || !dir && !yield(entry) {
 			cmd.abandon(out)

@@ -158,6 +158,8 @@ func (s *Store) SetAside(ctx context.Context, name registry.ModelName) (to strin
 	defer s.names.Unlock()
 	r := s.Repository(name)
 	s.readers.drop(r.path)
+	s.snapshots.drop(r.path)
+	s.answers.drop(r.path, nil)
 	aside := filepath.Join(s.dir, asideDir)
 	if err := s.fsys.MkdirAll(aside, 0o750); err != nil {
 		return "", err
@@ -175,6 +177,8 @@ func (s *Store) SetAside(ctx context.Context, name registry.ModelName) (to strin
 
 func (s *Store) remove(r *Repository) error {
 	s.readers.drop(r.path)
+	s.snapshots.drop(r.path)
+	s.answers.drop(r.path, nil)
 	trash := filepath.Join(s.dir, trashDir)
 	if err := s.fsys.MkdirAll(trash, 0o750); err != nil {
 		return err
@@ -363,45 +367,6 @@ func (s *Store) SyncAll(ctx context.Context) error {
 		return fmt.Errorf("sync the file system of %s: %w", s.dir, err)
 	}
 	return nil
-}
-
-// Repack joins packs when there are many, so that their sizes form a geometric series: each push and each batch of records
-// adds one, and to look for an object costs by their number. No object is lost, not even one that no ref reaches. Pushes wait
-// meanwhile; and when one runs already, Repack does nothing and leaves it for another time.
-func (r *Repository) Repack(ctx context.Context) (repacked bool, err error) {
-	ctx, done, err := r.store.begin(ctx, open)
-	if err != nil {
-		return false, err
-	}
-	defer done()
-	if err := r.mustExist(); err != nil {
-		return false, err
-	}
-	entries, err := os.ReadDir(filepath.Join(r.path, "objects", "pack"))
-	if err != nil {
-		return false, err
-	}
-	packs := 0
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".pack") {
-			packs++
-		}
-	}
-	if packs <= r.store.cfg.MaxPacks {
-		return false, nil
-	}
-	// While a pack arrives, "git repack -d" may delete one whose objects it did not copy.
-	lock := r.store.writerLock(r)
-	if !lock.TryLock() {
-		return false, nil
-	}
-	defer lock.Unlock()
-	cmd := r.store.command(ctx, r.path, "repack", "--geometric=2", "-d", "-l", "-q")
-	cmd.holdLock(r.store)
-	if err := cmd.run(); err != nil {
-		return false, fmt.Errorf("repack the repository of %s: %w", r.name, err)
-	}
-	return true, r.Sync(ctx, nil)
 }
 
 // Signature returns a text that differs whenever a ref differs from what it was at the last call: it is made

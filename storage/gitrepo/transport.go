@@ -62,16 +62,33 @@ type client struct {
 	err error
 }
 
+// send writes b so that the client gets it at once.
 func (c *client) send(b []byte) {
-	if c.err != nil || len(b) == 0 {
-		return
+	if c.write(b); len(b) > 0 {
+		c.flush()
 	}
-	if _, c.err = c.w.Write(b); c.err != nil {
-		return
+}
+
+func (c *client) write(b []byte) {
+	if c.err == nil && len(b) > 0 {
+		_, c.err = c.w.Write(b)
 	}
-	if f, ok := c.w.(flusher); ok {
+}
+
+func (c *client) flush() {
+	if f, ok := c.w.(flusher); ok && c.err == nil {
 		f.Flush()
 	}
+}
+
+// flushed is a writer that sends each write at once.
+type flushed struct{ *client }
+
+func (f flushed) Write(p []byte) (int, error) {
+	if f.send(p); f.err != nil {
+		return 0, f.err
+	}
+	return len(p), nil
 }
 
 // AdvertiseRefs writes what a fetch or a push begins with: the answer to "GET info/refs?service=". A nil
@@ -86,11 +103,11 @@ func (s *Store) AdvertiseRefs(ctx context.Context, repo *Repository, service Ser
 	if repo == nil {
 		repo = s.empty
 	}
-	if err := repo.mustExist(); err != nil {
-		return err
-	}
-	env, version := service.protocol(gitProtocol)
+	_, version := service.protocol(gitProtocol)
 	if version == 2 {
+		if err := repo.mustExist(); err != nil {
+			return err
+		}
 		// It lists what the server can do, and no refs.
 		advert, err := s.fetchAdvert(ctx)
 		if err == nil {
@@ -98,8 +115,23 @@ func (s *Store) AdvertiseRefs(ctx context.Context, repo *Repository, service Ser
 		}
 		return err
 	}
-	cmd := s.command(ctx, repo.path, service.args("--http-backend-info-refs", repo.path)...)
-	cmd.Env = append(cmd.Env, env)
+	snap, err := repo.snapshotOrGit(ctx)
+	if err != nil {
+		return err
+	}
+	if snap != nil {
+		caps, err := s.capabilities(ctx, repo, service, snap)
+		if err == nil {
+			return advertise(service, version, snap, caps, w)
+		}
+		s.log.WarnContext(ctx, "git does not advertise a repository as expected", "model", repo.name, "reason", err.Error())
+	}
+	return s.advertiseByGit(ctx, repo, service, version, w)
+}
+
+// advertiseByGit lets git list the refs, by protocol v0 or v1.
+func (s *Store) advertiseByGit(ctx context.Context, repo *Repository, service Service, version int, w io.Writer) error {
+	cmd := s.advertiseCommand(ctx, repo, service, version)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -127,6 +159,12 @@ func (s *Store) AdvertiseRefs(ctx context.Context, repo *Repository, service Ser
 	return cmd.wait()
 }
 
+func (s *Store) advertiseCommand(ctx context.Context, repo *Repository, service Service, version int) *process {
+	cmd := s.command(ctx, repo.path, service.args("--http-backend-info-refs", repo.path)...)
+	cmd.Env = append(cmd.Env, fmt.Sprintf("GIT_PROTOCOL=version=%d", version))
+	return cmd
+}
+
 // args are the arguments of git that serve s.
 func (s Service) args(mode, path string) []string {
 	args := []string{strings.TrimPrefix(string(s), "git-")}
@@ -146,9 +184,7 @@ func (s *Store) readFetchAdvert() func(context.Context) ([]byte, error) {
 		if advert != nil {
 			return advert, nil
 		}
-		cmd := s.command(ctx, s.empty.path, UploadPackService.args("--http-backend-info-refs", s.empty.path)...)
-		cmd.Env = append(cmd.Env, "GIT_PROTOCOL=version=2")
-		out, err := cmd.output()
+		out, err := s.advertiseCommand(ctx, s.empty, UploadPackService, 2).output()
 		if err == nil {
 			advert = out
 		}
@@ -178,10 +214,34 @@ func (s *Store) UploadPack(ctx context.Context, req UploadPack) error {
 	if err := req.Repository.mustExist(); err != nil {
 		return err
 	}
-	in := bufio.NewReaderSize(req.In, 64<<10)
+	in := requestReaders.Get().(*bufio.Reader)
+	in.Reset(req.In)
+	defer requestReaders.Put(in)
+	defer in.Reset(nil)
 	// Before it takes a turn from others a client has to say what it wants: most of what a fetch asks for is
 	// no longer than this.
-	_, _ = in.Peek(in.Size())
+	begins, readErr := in.Peek(in.Size())
+	_, version := UploadPackService.protocol(req.GitProtocol)
+	if list, ok := parseLsRefs(begins); ok && version == 2 {
+		snap, err := req.Repository.snapshotOrGit(ctx)
+		if err != nil {
+			return err
+		}
+		if snap != nil {
+			if err := list.answer(snap, req.Out); err != nil {
+				return fmt.Errorf("list the refs of %s: %w", req.Repository.name, err)
+			}
+			return nil
+		}
+	}
+	if errors.Is(readErr, io.EOF) {
+		if answered, err := s.shareAnswer(ctx, req, version, begins); answered {
+			if err != nil {
+				return fmt.Errorf("fetch of %s: %w", req.Repository.name, err)
+			}
+			return nil
+		}
+	}
 	if !listsRefs(in) {
 		release, err := s.waitForTurn(ctx)
 		if err != nil {
@@ -189,9 +249,19 @@ func (s *Store) UploadPack(ctx context.Context, req UploadPack) error {
 		}
 		defer release()
 	}
-	env, _ := UploadPackService.protocol(req.GitProtocol)
-	cmd := s.command(ctx, req.Repository.path, UploadPackService.args("--stateless-rpc", req.Repository.path)...)
-	cmd.Env = append(cmd.Env, env)
+	if err := s.uploadPack(ctx, req.Repository, version, in, flushed{&client{w: req.Out}}); err != nil {
+		return fmt.Errorf("fetch of %s: %w", req.Repository.name, err)
+	}
+	return nil
+}
+
+// requestReaders hold what fetches begin with.
+var requestReaders = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
+
+// uploadPack lets git answer one request of a fetch.
+func (s *Store) uploadPack(ctx context.Context, repo *Repository, version int, in io.Reader, w io.Writer) error {
+	cmd := s.command(ctx, repo.path, UploadPackService.args("--stateless-rpc", repo.path)...)
+	cmd.Env = append(cmd.Env, fmt.Sprintf("GIT_PROTOCOL=version=%d", version))
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -207,14 +277,15 @@ func (s *Store) UploadPack(ctx context.Context, req UploadPack) error {
 	feeding.Go(func() { _ = feed(stdin, in) })
 	defer feeding.Wait()
 
-	c := client{w: req.Out}
 	buf := getCopyBuffer()
 	defer putCopyBuffer(buf)
 	for {
 		n, err := out.Read(*buf)
-		if c.send((*buf)[:n]); c.err != nil {
-			cmd.abandon(out)
-			return fmt.Errorf("answer a fetch of %s: %w", req.Repository.name, c.err)
+		if n > 0 {
+			if _, err := w.Write((*buf)[:n]); err != nil {
+				cmd.abandon(out)
+				return fmt.Errorf("pass on the answer: %w", err)
+			}
 		}
 		if err != nil {
 			break
@@ -224,13 +295,10 @@ func (s *Store) UploadPack(ctx context.Context, req UploadPack) error {
 	if exitCode(err) == exitFatal && ctx.Err() == nil {
 		// A client that asks for what there is not, or that does not speak the protocol. Where git has an
 		// answer for it, that was sent.
-		s.log.DebugContext(ctx, "git does not take a request", "model", req.Repository.name, "reason", err.Error())
+		s.log.DebugContext(ctx, "git does not take a request", "model", repo.name, "reason", err.Error())
 		err = registry.Invalid("", "the request is not one of Git's protocol, or names what is not there")
 	}
-	if err != nil {
-		return fmt.Errorf("fetch of %s: %w", req.Repository.name, err)
-	}
-	return nil
+	return err
 }
 
 // exitFatal is how git ends when it gives up. Source: git, usage.c, die().

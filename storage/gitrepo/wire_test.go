@@ -237,3 +237,149 @@ func FuzzParseTreeEntry(f *testing.F) {
 		}
 	})
 }
+
+// A request that is taken says the same when it is written anew.
+func FuzzLsRefs(f *testing.F) {
+	f.Add([]byte("0014command=ls-refs\n0014agent=git/2.39.50016object-format=sha10001000bsymrefs000apeel\n001bref-prefix refs/heads/\n0000"))
+	f.Add([]byte("0013command=ls-refs0000"))
+	f.Add([]byte("0013command=ls-refs00010009peel\x000000"))
+	f.Add([]byte("0013command=ls-refs0001000aunborn0010ref-prefix \n0000"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		req, ok := parseLsRefs(in)
+		if !ok {
+			return
+		}
+		out := append(packets("command=ls-refs"), "0001"...)
+		for arg, given := range map[string]bool{"peel": req.peel, "symrefs": req.symrefs, "unborn": req.unborn} {
+			if given {
+				out = append(out, packets(arg)...)
+			}
+		}
+		for _, prefix := range req.prefixes {
+			if strings.Contains(prefix, "\x00") {
+				t.Errorf("parseLsRefs(%q) took the prefix %q", in, prefix)
+			}
+			out = append(out, packets("ref-prefix "+prefix+"\n")...)
+		}
+		again, ok := parseLsRefs(append(out, flushPacket...))
+		if diff := cmp.Diff(req, again, cmp.AllowUnexported(lsRefs{})); !ok || diff != "" {
+			t.Errorf("parseLsRefs(%q), written anew: %v, (-want +got)\n%s", in, ok, diff)
+		}
+	})
+}
+
+func TestParsePackedRefs(t *testing.T) {
+	id, tag := strings.Repeat("a", 40), strings.Repeat("b", 40)
+	for name, in := range map[string]string{
+		"no line feed at the end":   id + " refs/heads/x",
+		"a header in the middle":    id + " refs/heads/x\n# pack-refs with: peeled\n",
+		"no name":                   id + "\n",
+		"an empty name":             id + " \n",
+		"an empty line":             "\n",
+		"a name outside refs":       id + " HEAD\n",
+		"a name that leads out":     id + " refs/../x\n",
+		"a space in a name":         id + " refs/heads/x y\n",
+		"capital letters":           strings.ToUpper(id) + " refs/heads/x\n",
+		"a short id":                id[1:] + " refs/heads/x\n",
+		"no object":                 zeroID + " refs/heads/x\n",
+		"a ref twice":               id + " refs/heads/x\n" + id + " refs/heads/x\n",
+		"the end of a tag first":    "^" + id + "\n",
+		"a tag that leads to two":   tag + " refs/tags/x\n^" + id + "\n^" + id + "\n",
+		"a tag that leads nowhere":  tag + " refs/tags/x\n^\n",
+		"another header":            "# packed by hand\n",
+		"a return before line feed": id + " refs/heads/x\r\n",
+	} {
+		full := "# pack-refs with: peeled fully-peeled sorted \n" + in
+		if strings.HasPrefix(in, "# packed") {
+			full = in
+		}
+		if refs, err := parsePackedRefs(full); !errors.Is(err, errUnusual) {
+			t.Errorf("parsePackedRefs with %s = %v, %v, want errUnusual", name, refs, err)
+		}
+	}
+	for header, peeled := range map[string]bool{"# pack-refs with: peeled fully-peeled sorted \n": true, "# pack-refs with: peeled \n": false, "": false} {
+		refs, err := parsePackedRefs(header + tag + " refs/tags/x\n^" + id + "\n" + id + " refs/heads/y\n")
+		if err != nil || len(refs) != 2 || refs[0].name != "refs/heads/y" || refs[1].id.String() != tag || (refs[1].peeled != oid{}) != peeled {
+			t.Errorf("parsePackedRefs with the header %q = %v, %v", header, refs, err)
+		}
+	}
+}
+
+func FuzzPackedRefs(f *testing.F) {
+	id := strings.Repeat("a", 40)
+	f.Add("# pack-refs with: peeled fully-peeled sorted \n" + id + " refs/heads/x\n" + id + " refs/tags/y\n^" + id + "\n")
+	f.Add(id + " refs/tags/y\n" + id + " refs/heads/x\n")
+	f.Fuzz(func(t *testing.T, in string) {
+		refs, err := parsePackedRefs(in)
+		if err != nil {
+			return
+		}
+		text := "# pack-refs with: peeled fully-peeled sorted \n"
+		for i, ref := range refs {
+			if !wellFormedRef(ref.name) || i > 0 && refs[i-1].name >= ref.name || ref.id == (oid{}) {
+				t.Errorf("parsePackedRefs(%q) has %v at %d", in, ref, i)
+			}
+			text += ref.id.String() + " " + ref.name + "\n"
+			if ref.peeled != (oid{}) {
+				text += "^" + ref.peeled.String() + "\n"
+			}
+		}
+		again, err := parsePackedRefs(text)
+		if err != nil || !slices.Equal(refs, again) {
+			t.Errorf("parsePackedRefs(%q) = %v, written anew %v, %v", in, refs, again, err)
+		}
+	})
+}
+
+func FuzzLooseRef(f *testing.F) {
+	f.Add([]byte(strings.Repeat("a", 40) + "\n"))
+	f.Add([]byte("ref: refs/heads/main\n"))
+	f.Add([]byte("ref: ../../etc/passwd\n"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		id, symref, err := parseLooseRef(in)
+		if err != nil {
+			return
+		}
+		out := id.String() + "\n"
+		if symref != "" {
+			out = "ref: " + symref + "\n"
+		}
+		if out != string(in) || symref != "" && !wellFormedRef(symref) {
+			t.Errorf("parseLooseRef(%q) = %v, %q", in, id, symref)
+		}
+	})
+}
+
+func TestWellFormedRef(t *testing.T) {
+	for _, name := range []string{
+		"refs/heads/x", "refs/x", "refs/heads/a.b", "refs/heads/\xff", "refs/heads/ü", "refs/heads/@", "refs/heads/-x", "refs/heads/x.locked", "refs/heads/a{b}",
+	} {
+		if !wellFormedRef(name) {
+			t.Errorf("wellFormedRef(%q) = false, want true", name)
+		}
+	}
+	for _, name := range []string{
+		"", "refs", "refs/", "HEAD", "heads/x", "/refs/x", "refs/heads/", "refs//x", "refs/heads/.x", "refs/heads/x.lock", "refs/a.lock/x", "refs/heads/..", "refs/heads/a..b",
+		"refs/heads/x.", "refs/heads/a@{b", "refs/heads/a b", "refs/heads/a~", "refs/heads/a^", "refs/heads/a:b", "refs/heads/a?", "refs/heads/a*", "refs/heads/[a", "refs/heads/a\\b",
+		"refs/heads/a\x7f", "refs/heads/a\nb", "refs/heads/a\x00",
+	} {
+		if wellFormedRef(name) {
+			t.Errorf("wellFormedRef(%q) = true, want false", name)
+		}
+	}
+}
+
+func TestParseCapabilities(t *testing.T) {
+	advert := func(line string) []byte { return packets(zeroID+" HEAD\x00"+line+"\n", "") }
+	if got, err := parseCapabilities(advert("a symref=HEAD:refs/heads/x b=c"), "refs/heads/x"); err != nil || got.before+"Y"+got.behind != "a symref=HEAD:Y b=c" {
+		t.Errorf("parseCapabilities = %q, %v", got, err)
+	}
+	if got, err := parseCapabilities(advert("a b=c"), ""); err != nil || got.before+got.behind != "a b=c" {
+		t.Errorf("parseCapabilities without a branch = %q, %v", got, err)
+	}
+	for in, symref := range map[string]string{"a b=c": "refs/heads/x", "a symref=HEAD:refs/heads/y b": "refs/heads/x", "a symref=HEAD:refs/heads/x b": ""} {
+		if got, err := parseCapabilities(advert(in), symref); !errors.Is(err, errUnusual) {
+			t.Errorf("parseCapabilities(%q) with the branch %q = %q, %v, want errUnusual", in, symref, got, err)
+		}
+	}
+}

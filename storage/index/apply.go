@@ -59,7 +59,7 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 		return t.put(bucketModels, key(r.Model.ID), r.Model)
 	case registry.ModelChanged:
 		return changeModel(t, r.ModelID, func(m *registry.Model) {
-			m.Description, m.Visibility, m.UpdatedAt = r.Description, r.Visibility, g.At
+			m.Description, m.Visibility, m.Protected, m.UpdatedAt = r.Description, r.Visibility, r.Protected, g.At
 		})
 	case registry.DefaultBranchSet:
 		return changeModel(t, r.ModelID, func(m *registry.Model) { m.DefaultBranch = r.Branch })
@@ -77,6 +77,13 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 	case registry.BlobsLinked:
 		for _, b := range r.Blobs {
 			if err := t.put(bucketBlobs, key(r.ModelID, b.Digest.String()), b.SizeBytes); err != nil {
+				return err
+			}
+		}
+		return nil
+	case registry.BlobsUnlinked:
+		for _, d := range r.Digests {
+			if err := t.delete(bucketBlobs, key(r.ModelID, d.String())); err != nil {
 				return err
 			}
 		}
@@ -128,6 +135,10 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 			return err
 		}
 		return t.delete(bucketTokens, key(hash))
+	case registry.LockCreated:
+		return lockFile(t, r)
+	case registry.LockRemoved:
+		return unlockFile(t, r.ModelID, r.LockID)
 	}
 	return fmt.Errorf("no rule to apply a %T", record)
 }
@@ -176,7 +187,7 @@ func deleteModel(t tx, id string, g registry.Group) error {
 	for _, bucket := range []string{
 		bucketRefs, bucketIntents, bucketBlobs, bucketVersions, bucketCommits, bucketManifests, bucketTags,
 		bucketReferrers, bucketLayers, bucketEvaluations, bucketGates, bucketRefused, bucketEnvironments,
-		bucketHistory, bucketApprovals, bucketIDs, bucketUnmirrored,
+		bucketHistory, bucketApprovals, bucketIDs, bucketUnmirrored, bucketLocks, bucketLockPaths,
 	} {
 		for _, owner := range []string{id, registry.ImageRepository(id)} {
 			if err := t.deletePrefix(bucket, prefix(owner)); err != nil {

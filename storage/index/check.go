@@ -46,6 +46,10 @@ func checkRecord(record registry.Record) error {
 		c.parts(r.ModelID, r.Ref)
 	case registry.BlobsLinked:
 		c.blobs(r.ModelID, r.Blobs)
+	case registry.BlobsUnlinked:
+		for _, d := range r.Digests {
+			c.parts(r.ModelID, d.String())
+		}
 	case registry.VersionPublished:
 		v := r.Version
 		c.parts(r.ModelID, v.Tag.String(), string(v.Commit))
@@ -94,6 +98,11 @@ func checkRecord(record registry.Record) error {
 		c.parts(r.Token.Hash)
 	case registry.TokenRevoked:
 		c.parts(r.TokenID)
+	case registry.LockCreated:
+		c.parts(r.ModelID, r.Lock.ID)
+		c.parts(r.ModelID, r.Lock.Path)
+	case registry.LockRemoved:
+		c.parts(r.ModelID, r.LockID)
 	default:
 		return errors.New("no rule to apply it")
 	}

@@ -39,3 +39,8 @@ func (db *DB) Flip(bucket string, n int, inKey bool, bit int) error {
 func (db *DB) SetSchema(n int) error {
 	return db.update(func(t tx) error { return t.put(bucketMeta, key("schema"), n) })
 }
+
+// DropBucket takes away a bucket, as if the file were one of before it was thought of.
+func (db *DB) DropBucket(name string) error {
+	return db.bolt.Update(func(b *bolt.Tx) error { return b.DeleteBucket([]byte(name)) })
+}

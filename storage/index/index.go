@@ -63,6 +63,9 @@ const (
 	bucketTokens       = "tokens"       // hash -> registry.Token
 	bucketTokenIDs     = "token_ids"    // token id -> hash
 	bucketIDs          = "ids"          // model id, id of an evaluation or a change -> bucket and key
+	bucketLocks        = "locks"        // model id, lock id -> registry.Lock
+	bucketLockPaths    = "lock_paths"   // model id, path -> lock id
+	bucketSignatures   = "signatures"   // model id -> what the files of its refs looked like, see lifecycle; without the journal
 	bucketUnmirrored   = "unmirrored"   // model id, journal sequence number, place in the group -> unmirroredRow
 )
 
@@ -70,7 +73,8 @@ var buckets = []string{
 	bucketMeta, bucketModels, bucketNames, bucketTombstones, bucketRefs, bucketIntents, bucketBlobs, bucketVersions,
 	bucketCommits, bucketManifests, bucketTags, bucketReferrers, bucketLayers, bucketEvaluations, bucketPolicies,
 	bucketGates, bucketRefused, bucketEnvironments, bucketHistory, bucketApprovals, bucketOut, bucketIn, bucketEvents,
-	bucketEventIDs, bucketOutbox, bucketDeliveries, bucketTokens, bucketTokenIDs, bucketIDs, bucketUnmirrored,
+	bucketEventIDs, bucketOutbox, bucketDeliveries, bucketTokens, bucketTokenIDs, bucketIDs, bucketSignatures, bucketUnmirrored,
+	bucketLocks, bucketLockPaths,
 }
 
 // Buckets are the names of all buckets; docs/formats.md has a row for each.

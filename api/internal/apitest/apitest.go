@@ -11,6 +11,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -416,6 +417,10 @@ func (b blobs) Get(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, err
 	return b.Open(ctx, d)
 }
 
+func (b blobs) UsedAt(ctx context.Context, d digest.Digest) (time.Time, error) {
+	return b.dir.UsedAt(ctx, d)
+}
+
 func (b blobs) Open(ctx context.Context, d digest.Digest) (*os.File, error) {
 	f, err := b.dir.Open(ctx, d)
 	if err != nil {
@@ -450,6 +455,37 @@ func (u uploads) Has(ctx context.Context, d digest.Digest) (bool, error) {
 
 func (u uploads) Put(ctx context.Context, r io.Reader, d digest.Digest, sizeBytes int64) error {
 	_, err := u.store(ctx, r, d, sizeBytes)
+	return notTheObject(err)
+}
+
+// Resume implements lfs.Blobs.
+func (u uploads) Resume(ctx context.Context, id string, begin bool) (lfs.Upload, error) {
+	open := u.dir.OpenUpload
+	if begin {
+		open = u.dir.ResumeUpload
+	}
+	one, err := open(ctx, id)
+	switch {
+	case errors.Is(err, blob.ErrNotFound):
+		return nil, fmt.Errorf("%w: %w", err, registry.ErrNotFound)
+	case errors.Is(err, blob.ErrInUse):
+		return nil, registry.Conflict("the upload is in use; try again")
+	case err != nil:
+		return nil, err
+	}
+	return upload{one}, nil
+}
+
+// upload implements lfs.Upload.
+type upload struct{ *blob.Upload }
+
+func (u upload) Commit(d digest.Digest, sizeBytes int64) error {
+	_, err := u.Upload.Commit(d, sizeBytes)
+	return notTheObject(err)
+}
+
+// notTheObject makes the client's fault of content that is not what it was said to be.
+func notTheObject(err error) error {
 	if errors.Is(err, blob.ErrDigestMismatch) || errors.Is(err, blob.ErrSizeMismatch) {
 		return registry.Invalid("", "what was sent is not the object: %v", err)
 	}

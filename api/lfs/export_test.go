@@ -1,0 +1,29 @@
+package lfs
+
+import (
+	"context"
+	"time"
+)
+
+// NewLimits makes limits for their test.
+func NewLimits(perMinute int) *limits { return newLimits(perMinute) }
+
+// Take is limits.take.
+func (l *limits) Take(caller string) time.Duration { return l.take(caller) }
+
+// Callers is how many are remembered.
+func (l *limits) Callers() int { return len(l.callers) }
+
+// MaxCallers is how many are remembered at most.
+const MaxCallers = maxCallers
+
+// Exclusive is an exclusive for its test.
+type Exclusive struct{ exclusive }
+
+// Hold is exclusive.hold.
+func (e *Exclusive) Hold(ctx context.Context, name string, patience time.Duration) (func(), error) {
+	return e.hold(ctx, name, patience)
+}
+
+// ParseOffset is parseOffset.
+func ParseOffset(text string) (int64, error) { return parseOffset(text) }

@@ -1,0 +1,508 @@
+package storage
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/storage/blob"
+	"github.com/herdbook/herdbook/storage/internal/durable"
+	"github.com/herdbook/herdbook/storage/journal"
+)
+
+// backupFile says what a backup holds. It is written last: a directory without it is no backup, or one that was broken
+// off.
+const backupFile = "backup.json"
+
+// backupFormat is the version of the layout of a backup, which is that of a data directory without what can be made anew and
+// without secrets.
+const backupFormat = 1
+
+// Backup is what a backup holds. Times and numbers are those at which it began: it has everything that was
+// acknowledged before.
+type Backup struct {
+	Format    int       `json:"format"`
+	CreatedAt time.Time `json:"created_at"`
+	JournalID string    `json:"journal_id"`
+	LastGroup uint64    `json:"last_group"`
+	Chain     string    `json:"chain"` // hex SHA-256 of the journal's chain at the last group
+	Models    int       `json:"models"`
+	Blobs     int64     `json:"blobs"`
+	Bytes     int64     `json:"bytes"` // of blobs
+
+	CopiedBytes int64 `json:"-"` // what was not there from an earlier backup
+}
+
+// Backup writes a copy of everything that was acknowledged into the directory to, or brings an earlier copy there up to
+// date, durably. The server may be running; nothing waits. Blobs are compared with their digests on the way: one that is
+// damaged is reported and left out. Secrets of the server are left out too.
+//
+// The journal is copied first: what it tells of is there, and goes into the copy behind it. What comes meanwhile may
+// be in the copy too; a restored server finds moved refs as it finds those that were moved while it did not run.
+func (d *Data) Backup(ctx context.Context, to string, report Report) (Backup, error) {
+	d.collecting.Lock() // what is named by the journal that is copied has to be there until it is copied
+	defer d.collecting.Unlock()
+	b := Backup{Format: backupFormat, CreatedAt: time.Now().UTC().Truncate(time.Second)}
+	w := backupWork{Data: d, to: to, report: report, result: &b}
+	if err := w.prepare(ctx); err != nil {
+		return b, fmt.Errorf("backup to %s: %w", to, err)
+	}
+	for _, step := range []func(context.Context) error{w.journal, w.repositories, w.blobs, w.finish} {
+		if err := step(ctx); err != nil {
+			return b, fmt.Errorf("backup to %s: %w", to, err)
+		}
+	}
+	return b, nil
+}
+
+type backupWork struct {
+	*Data
+	to     string
+	report Report
+	result *Backup
+}
+
+// prepare makes sure that the directory is empty or holds a backup of the same journal.
+func (w *backupWork) prepare(ctx context.Context) error {
+	var err error
+	if w.result.JournalID, err = w.journalID(ctx); err != nil {
+		return err
+	}
+	inside, err := isWithin(w.to, w.dir)
+	if err != nil {
+		return err
+	}
+	if inside {
+		return errors.New("a backup inside of the data directory is lost with it; choose another place")
+	}
+	entries, err := os.ReadDir(w.to)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return w.fsys.MkdirAll(w.to, secretsPerm)
+	}
+	if err != nil {
+		return err
+	}
+	before, err := ReadBackup(w.to)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Stat(filepath.Join(w.to, unfinishedFile)); err != nil {
+			return errors.New("the directory is not empty and holds no backup; choose an empty one")
+		}
+	case err != nil:
+		return err
+	case before.JournalID != w.result.JournalID:
+		return errors.New("the directory holds the backup of another server; choose another one")
+	}
+	return nil
+}
+
+// unfinishedFile marks a directory into which a backup is being written.
+const unfinishedFile = "backup.unfinished"
+
+// isWithin reports whether a path is below a directory, or the directory.
+func isWithin(path, dir string) (bool, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return false, err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return false, err
+	}
+	relative, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(relative), err
+}
+
+func (w *backupWork) journal(ctx context.Context) error {
+	// From here on the directory holds no whole backup.
+	if err := w.fsys.WriteFile(filepath.Join(w.to, unfinishedFile), nil, secretPerm); err != nil {
+		return err
+	}
+	s := w.report.step("journal", "bytes", 0)
+	head, err := w.Data.journal.CopyTo(ctx, w.fsys, filepath.Join(w.to, journalDir), func(n int) { s.add(int64(n)) })
+	if err != nil {
+		return err
+	}
+	s.done()
+	w.result.LastGroup, w.result.Chain = head.Seq, hex.EncodeToString(head.Chain[:])
+	w.result.CopiedBytes += s.at.Done
+	return nil
+}
+
+func (w *backupWork) repositories(ctx context.Context) error {
+	names, err := w.Repositories.List(ctx)
+	if err != nil {
+		return err
+	}
+	s := w.report.step("repositories", "models", int64(len(names)))
+	keep := map[string]bool{}
+	for _, name := range names {
+		path := filepath.Join(w.to, reposDir, name.Namespace(), name.Name()+".git")
+		err := w.Repositories.Repository(name).CopyTo(ctx, w.fsys, path, func(n int) { w.result.CopiedBytes += int64(n) })
+		if errors.Is(err, registry.ErrNotFound) {
+			continue // deleted just now
+		}
+		if err != nil {
+			return err
+		}
+		keep[path] = true
+		w.result.Models++
+		s.add(1)
+	}
+	s.done()
+	return w.dropRepositories(keep)
+}
+
+// dropRepositories removes from an earlier backup what was deleted since.
+func (w *backupWork) dropRepositories(keep map[string]bool) error {
+	there, err := filepath.Glob(filepath.Join(w.to, reposDir, "*", "*.git"))
+	if err != nil {
+		return err
+	}
+	for _, path := range there {
+		if !keep[path] {
+			if err := w.fsys.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *backupWork) blobs(ctx context.Context) error {
+	_, bytes, err := w.Blobs.Usage(ctx)
+	if err != nil {
+		return err
+	}
+	root := filepath.Join(w.to, blobsDir, string(digest.SHA256))
+	if err := w.fsys.MkdirAll(root, secretsPerm); err != nil {
+		return err
+	}
+	there, err := blobFiles(root)
+	if err != nil {
+		return err
+	}
+	s := w.report.step("blobs", "bytes", bytes)
+	shards := map[string]bool{}
+	err = w.Blobs.Walk(ctx, func(b blob.Descriptor, _ time.Time) error {
+		hex := b.Digest.Encoded()
+		size, isThere := there[hex]
+		delete(there, hex)
+		if isThere && size == b.Size {
+			w.result.Blobs++
+			w.result.Bytes += b.Size
+			s.add(b.Size)
+			return nil
+		}
+		shard := filepath.Join(root, hex[:2])
+		if !shards[shard] {
+			if err := w.fsys.MkdirAll(shard, secretsPerm); err != nil {
+				return err
+			}
+			shards[shard] = true
+		}
+		return w.blob(ctx, b, filepath.Join(shard, hex), s)
+	})
+	if err != nil {
+		return err
+	}
+	for hex := range there { // collected as garbage since
+		if err := w.fsys.Remove(filepath.Join(root, hex[:2], hex)); err != nil {
+			return err
+		}
+	}
+	s.done()
+	return nil
+}
+
+// blob copies one blob and compares it with its digest.
+func (w *backupWork) blob(ctx context.Context, b blob.Descriptor, path string, s *step) error {
+	in, err := w.Blobs.Open(ctx, b.Digest)
+	if errors.Is(err, blob.ErrNotFound) {
+		return nil // deleted since
+	}
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	n, err := copyBlob(ctx, w.fsys, in, b.Digest, path)
+	s.add(n)
+	if errors.Is(err, errWrongContent) {
+		w.report.found(Finding{Severity: Damage, What: "blob", Name: b.Digest.String(), Problem: err.Error() + "; the backup does not have it", Advice: "run: herdbook fsck"})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	w.result.Blobs++
+	w.result.Bytes += n
+	w.result.CopiedBytes += n
+	return nil
+}
+
+// errWrongContent reports that what was read has another digest.
+var errWrongContent = errors.New("the content is not what its digest says")
+
+// copyBlob writes what in holds to path, if it has that digest. Nothing is synced.
+func copyBlob(ctx context.Context, fsys durable.FS, in io.Reader, want digest.Digest, path string) (n int64, err error) {
+	out, err := fsys.CreateTemp(filepath.Dir(path), blobPerm)
+	if err != nil {
+		return 0, err
+	}
+	sum := want.Algorithm().Digester()
+	n, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(out, sum.Hash())}, contextReader{ctx, in}, make([]byte, 1<<20))
+	if err == nil && sum.Digest() != want {
+		err = errWrongContent
+	}
+	err = errors.Join(err, out.Close())
+	if err == nil {
+		err = fsys.RenameUnsynced(out.Name(), path)
+	}
+	if err != nil {
+		return n, errors.Join(err, fsys.Remove(out.Name()))
+	}
+	return n, nil
+}
+
+// blobPerm is the mode of blobs.
+const blobPerm = 0o444
+
+// contextReader ends with its context.
+type contextReader struct {
+	ctx context.Context //nolint:containedctx // lives as long as one copy
+	io.Reader
+}
+
+func (r contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}
+
+// blobFiles are the sizes of the blobs below root, by their hex digits. Unfinished ones are removed.
+func blobFiles(root string) (map[string]int64, error) {
+	sizes := map[string]int64{}
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		if digest.NewDigestFromEncoded(digest.SHA256, e.Name()).Validate() != nil {
+			return os.Remove(path)
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		sizes[e.Name()] = info.Size()
+		return nil
+	})
+	return sizes, err
+}
+
+// finish makes the copy durable, and then a backup.
+func (w *backupWork) finish(context.Context) error {
+	s := w.report.step("sync", "files", 0)
+	if err := w.fsys.SyncTree(w.to); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(w.result, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := w.fsys.WriteFile(filepath.Join(w.to, backupFile), append(text, '\n'), secretPerm); err != nil {
+		return err
+	}
+	if err := w.fsys.Remove(filepath.Join(w.to, unfinishedFile)); err != nil {
+		return err
+	}
+	s.done()
+	return w.fsys.SyncDir(w.to)
+}
+
+// ReadBackup says what a backup holds. Without one the error is fs.ErrNotExist.
+func ReadBackup(dir string) (Backup, error) {
+	var b Backup
+	text, err := os.ReadFile(filepath.Join(dir, backupFile))
+	if err != nil {
+		return b, err
+	}
+	if err := json.Unmarshal(text, &b); err != nil {
+		return b, fmt.Errorf("%s: %w", backupFile, err)
+	}
+	if b.Format != backupFormat {
+		return b, fmt.Errorf("the backup has format %d and this version of Herdbook reads %d; use the version that wrote it", b.Format, backupFormat)
+	}
+	return b, nil
+}
+
+// Restore makes a data directory from a backup. The directory must not be there, or be empty. Each blob is compared with
+// its digest; a damaged one is reported and left out. The directory appears when all of it is durable.
+func Restore(ctx context.Context, from, to string, report Report) (Backup, error) {
+	b, err := ReadBackup(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, fmt.Errorf("restore: %s holds no backup: there is no %s in it", from, backupFile)
+	}
+	if err != nil {
+		return b, fmt.Errorf("restore from %s: %w", from, err)
+	}
+	if _, err := os.Stat(filepath.Join(from, unfinishedFile)); err == nil {
+		return b, fmt.Errorf("restore: the backup in %s was being brought up to date and is not finished; run that backup again, or take another one", from)
+	}
+	entries, err := os.ReadDir(to)
+	if err == nil && len(entries) > 0 {
+		return b, fmt.Errorf("restore: %s is not empty; name a directory that is not there yet", to)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return b, fmt.Errorf("restore: %w", err)
+	}
+	r := restoring{from: from, to: to, report: report}
+	if err := r.run(ctx, b); err != nil {
+		return b, fmt.Errorf("restore to %s: %w", to, err)
+	}
+	return b, nil
+}
+
+type restoring struct {
+	fsys     durable.FS
+	from, to string
+	temp     string
+	report   Report
+}
+
+// run copies into a directory beside the one that is asked for, and gives it its name at the end.
+func (r *restoring) run(ctx context.Context, b Backup) (err error) {
+	to, err := filepath.Abs(r.to)
+	if err != nil {
+		return err
+	}
+	if err := r.fsys.MkdirAll(filepath.Dir(to), dirPerm); err != nil {
+		return err
+	}
+	r.temp = filepath.Join(filepath.Dir(to), durable.TempName())
+	if err := r.fsys.Mkdir(r.temp, dirPerm); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(r.temp))
+		}
+	}()
+	if err := r.files(ctx); err != nil {
+		return err
+	}
+	if err := r.verify(ctx, b); err != nil {
+		return err
+	}
+	s := r.report.step("sync", "files", 0)
+	if err := r.fsys.SyncTree(r.temp); err != nil {
+		return err
+	}
+	s.done()
+	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return r.fsys.Rename(r.temp, to)
+}
+
+// files copies all files of the backup.
+func (r *restoring) files(ctx context.Context) error {
+	s := r.report.step("files", "bytes", 0)
+	return filepath.WalkDir(r.from, func(path string, e fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(r.from, path)
+		if err != nil || name == "." || name == backupFile {
+			return err
+		}
+		target := filepath.Join(r.temp, name)
+		switch {
+		case e.IsDir():
+			return os.Mkdir(target, dirPerm)
+		case !e.Type().IsRegular():
+			return fmt.Errorf("%s in the backup is no file", name)
+		}
+		in, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		dgst := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
+		if strings.HasPrefix(name, blobsDir+"/") && dgst.Validate() == nil {
+			n, err := copyBlob(ctx, r.fsys, in, dgst, target)
+			s.add(n)
+			if errors.Is(err, errWrongContent) {
+				r.report.found(Finding{Severity: Damage, What: "blob", Name: dgst.String(), Problem: "its copy in the backup is damaged and is left out", Advice: "send the file again when the server runs"})
+				return nil
+			}
+			return err
+		}
+		n, err := copyFile(in, target)
+		s.add(n)
+		return err
+	})
+}
+
+func copyFile(in *os.File, target string) (int64, error) {
+	info, err := in.Stat()
+	if err != nil {
+		return 0, err
+	}
+	out, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, info.Mode().Perm())
+	if err != nil {
+		return 0, err
+	}
+	n, err := io.Copy(out, in)
+	return n, errors.Join(err, out.Close())
+}
+
+// verify makes sure that the journal of the copy is the one that the backup promises.
+func (r *restoring) verify(ctx context.Context, b Backup) error {
+	j, err := journal.Open(journal.Config{Dir: filepath.Join(r.temp, journalDir)})
+	if err != nil {
+		return fmt.Errorf("the journal in the backup: %w", err)
+	}
+	head, err := j.Verify(ctx)
+	if err := errors.Join(err, j.Close()); err != nil {
+		return fmt.Errorf("the journal in the backup: %w", err)
+	}
+	if head.Seq != b.LastGroup || hex.EncodeToString(head.Chain[:]) != b.Chain {
+		return fmt.Errorf("the journal in the backup ends with group %d and should end with %d: the backup is damaged; take another one", head.Seq, b.LastGroup)
+	}
+	return nil
+}
+
+// Reindex makes the index of a data directory anew from the journal. No server may have the directory open.
+func Reindex(ctx context.Context, c Config) error {
+	held, err := lock(filepath.Join(c.Dir, lockFile))
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{indexFile, indexFile + ".state"} {
+		if err := os.Remove(filepath.Join(c.Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(err, held.Close())
+		}
+	}
+	if err := held.Close(); err != nil {
+		return err
+	}
+	d, err := Open(ctx, c)
+	if err != nil {
+		return err
+	}
+	return d.Close()
+}

@@ -1,0 +1,469 @@
+package gitrepo
+
+import (
+	"bytes"
+	"container/list"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/herdbook/herdbook/storage/internal/durable"
+)
+
+// answers lets equal fetches of clients that have nothing yet, such as clones, share what one git answers. It
+// goes into a file, from which each client reads at its own pace while it grows, and which is kept for the next
+// one as long as the refs stay what they are.
+type answers struct {
+	dir     string // nobody else's
+	most    int64  // bytes that are kept together
+	mostOne int64  // bytes of one answer that is kept
+	idle    time.Duration
+
+	mu    sync.Mutex
+	byKey map[answerKey]*answer // those that another client may join
+	kept  *list.List            // of *answer: those that ended well, the last used first
+	bytes int64                 // of kept
+	made  int                   // answers that were begun
+}
+
+// maxAnswers is the number of answers that are kept.
+const maxAnswers = 1000
+
+// answerKey tells equal fetches from others.
+type answerKey struct {
+	path    string            // of the repository
+	state   [sha256.Size]byte // of its refs
+	request [sha256.Size]byte // with the version of the protocol
+}
+
+// answer is what one git answers.
+type answer struct {
+	key  answerKey
+	path string // of its file
+
+	// Under answers.mu:
+	readers int
+	running bool
+	stop    context.CancelFunc
+	place   *list.Element // in answers.kept
+	usedAt  time.Time
+	timer   *time.Timer
+
+	mu      sync.Mutex
+	size    int64         // bytes that can be read
+	read    int64         // bytes that the fastest reader has read
+	ended   bool          // it does not grow any more
+	err     error         // why it is not whole
+	full    bool          // the writer waits for a reader
+	changed chan struct{} // closed when any of the above changes; nil when nobody waits
+}
+
+// errSpool reports that an answer could not be written down, for which git is not to blame.
+var errSpool = errors.New("keep an answer")
+
+func newAnswers(cfg Config) (*answers, error) {
+	dir := filepath.Join(cfg.RunDir, "answers")
+	if err := os.RemoveAll(dir); err != nil { // what a crash left
+		return nil, err
+	}
+	return &answers{
+		dir: dir, most: cfg.MaxAnswerBytes, mostOne: cfg.MaxAnswerFileBytes, idle: cfg.AnswerIdle,
+		byKey: map[answerKey]*answer{}, kept: list.New(),
+	}, os.Mkdir(dir, 0o700)
+}
+
+// answerJob is how an answer is made.
+type answerJob struct {
+	// begin admits the job; done is called at its end.
+	begin func() (ctx context.Context, done func(), err error)
+	// fill writes the answer. Its context ends when the last reader left, too.
+	fill func(ctx context.Context, w io.Writer) error
+	// valid reports, after that, whether the key still stands for the same answer.
+	valid func(ctx context.Context) bool
+}
+
+// get sends the answer of a key to w; job makes it where there is none. An errSpool without a byte sent leaves the
+// work to the caller.
+func (as *answers) get(ctx context.Context, fsys durable.FS, key answerKey, w io.Writer, job answerJob) (sent int64, err error) {
+	a, f, err := as.join(fsys, key, job)
+	if err != nil {
+		return 0, err
+	}
+	defer as.leave(a)
+	sent, err = a.sendTo(ctx, w, f)
+	return sent, closeAnd(err, f)
+}
+
+// join finds or begins an answer and opens its file.
+func (as *answers) join(fsys durable.FS, key answerKey, job answerJob) (*answer, *os.File, error) {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	if a := as.byKey[key]; a != nil {
+		f, err := os.Open(a.path)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", errSpool, err)
+		}
+		a.readers++
+		if a.place != nil {
+			as.kept.MoveToFront(a.place)
+		}
+		return a, f, nil
+	}
+	as.made++
+	a := &answer{key: key, path: filepath.Join(as.dir, strconv.Itoa(as.made)), readers: 1, running: true}
+	file, err := fsys.OpenFile(a.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errSpool, err)
+	}
+	f, err := os.Open(a.path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errSpool, errors.Join(err, file.Close()))
+	}
+	ctx, done, err := job.begin()
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close(), file.Close(), os.Remove(a.path))
+	}
+	ctx, a.stop = context.WithCancel(ctx)
+	as.byKey[key] = a
+	go func() {
+		defer done()
+		defer a.stop()
+		err := job.fill(ctx, writerFunc(func(p []byte) (int, error) {
+			n, err := file.Write(p)
+			a.grow(n)
+			if err != nil {
+				return n, fmt.Errorf("%w: %w", errSpool, err)
+			}
+			// The disk is not to take all of a large answer to a slow client.
+			return n, a.wait(ctx, func() bool {
+				a.full = a.size-a.read > as.mostOne
+				return !a.full
+			})
+		}))
+		err = closeAnd(err, file)
+		as.end(a, err, err == nil && job.valid(ctx))
+	}()
+	return a, f, nil
+}
+
+// end is called when an answer is complete, or never will be.
+func (as *answers) end(a *answer, err error, valid bool) {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	a.running = false
+	if errors.Is(err, errSpool) { // a full disk needs what is kept more than we do
+		for as.kept.Len() > 0 {
+			as.forget(as.kept.Front().Value.(*answer))
+		}
+	}
+	if as.byKey[a.key] == a {
+		if err == nil && valid && a.size <= as.mostOne {
+			as.keep(a)
+		} else {
+			as.forget(a)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended, a.err = true, err
+	a.wake()
+}
+
+func (as *answers) keep(a *answer) {
+	a.place = as.kept.PushFront(a)
+	as.bytes += a.size
+	a.usedAt = time.Now()
+	a.timer = time.AfterFunc(as.idle, func() { as.expire(a) })
+	for as.bytes > as.most || as.kept.Len() > maxAnswers {
+		as.forget(as.kept.Back().Value.(*answer))
+	}
+}
+
+// forget lets nobody join an answer any more. Those who read it do so to its end.
+func (as *answers) forget(a *answer) {
+	delete(as.byKey, a.key)
+	_ = os.Remove(a.path) // else the next Open does
+	if a.place == nil {
+		return
+	}
+	as.kept.Remove(a.place)
+	as.bytes -= a.size
+	a.place = nil
+	a.timer.Stop()
+}
+
+func (as *answers) expire(a *answer) {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	if a.place == nil {
+		return
+	}
+	if left := as.idle - time.Since(a.usedAt); left > 0 || a.readers > 0 {
+		a.timer.Reset(max(left, as.idle/10))
+		return
+	}
+	as.forget(a)
+}
+
+// leave is called by each reader at its end.
+func (as *answers) leave(a *answer) {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	a.readers--
+	a.usedAt = time.Now()
+	if a.readers > 0 || !a.running {
+		return
+	}
+	if as.byKey[a.key] == a {
+		as.forget(a)
+	}
+	a.stop()
+}
+
+// drop forgets the answers of the repository at path, but for those of one state of its refs, if given.
+func (as *answers) drop(path string, but *snapshot) {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	for key, a := range as.byKey {
+		if key.path == path && (but == nil || key.state != but.state) {
+			as.forget(a)
+		}
+	}
+}
+
+// close must only be called when nobody reads or writes.
+func (as *answers) close() error {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	for as.kept.Len() > 0 {
+		as.forget(as.kept.Front().Value.(*answer))
+	}
+	return os.RemoveAll(as.dir)
+}
+
+// grow is called when so many bytes more can be read.
+func (a *answer) grow(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.size += int64(n)
+	a.wake()
+}
+
+// readUpTo is called by each reader when it has sent so many bytes.
+func (a *answer) readUpTo(sent int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.read = max(a.read, sent)
+	if a.full {
+		a.wake()
+	}
+}
+
+// wake lets those who wait look again.
+func (a *answer) wake() {
+	if a.changed != nil {
+		close(a.changed)
+		a.changed = nil
+	}
+}
+
+// wait returns when ready holds, under a.mu, or ctx ends.
+func (a *answer) wait(ctx context.Context, ready func() bool) error {
+	for {
+		a.mu.Lock()
+		if ready() {
+			a.mu.Unlock()
+			return nil
+		}
+		if a.changed == nil {
+			a.changed = make(chan struct{})
+		}
+		changed := a.changed
+		a.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// writerFunc is a writer.
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// sizedWriter is a writer that does better when it knows how much will be written.
+type sizedWriter interface {
+	io.ReaderFrom
+	// ExpectBytes is told the length of the whole answer before its first byte.
+	ExpectBytes(n int64)
+}
+
+// sendTo writes the answer from its file f to w, from the beginning to the end.
+func (a *answer) sendTo(ctx context.Context, w io.Writer, f *os.File) (sent int64, err error) {
+	var size int64
+	var ended bool
+	wait := func() error {
+		return a.wait(ctx, func() bool {
+			size, ended, err = a.size, a.ended, a.err
+			return size > sent || ended
+		})
+	}
+	if waitErr := wait(); waitErr != nil {
+		return 0, waitErr
+	}
+	if ended && errors.Is(err, errSpool) {
+		return 0, err
+	}
+	if sized, ok := w.(sizedWriter); ok && ended && err == nil && size > 0 {
+		sized.ExpectBytes(size)
+		sent, err = sized.ReadFrom(io.LimitReader(f, size))
+		if err == nil && sent != size {
+			err = io.ErrUnexpectedEOF
+		}
+		return sent, err
+	}
+	c := client{w: w}
+	buf := getCopyBuffer()
+	defer putCopyBuffer(buf)
+	for {
+		if sent == size && ended {
+			return sent, err
+		}
+		for sent < size {
+			part := (*buf)[:min(int64(len(*buf)), size-sent)]
+			if _, err := io.ReadFull(f, part); err != nil {
+				return sent, fmt.Errorf("%w: %w", errSpool, err)
+			}
+			if c.write(part); c.err != nil {
+				return sent, c.err
+			}
+			sent += int64(len(part))
+			a.readUpTo(sent)
+		}
+		c.flush()
+		if waitErr := wait(); waitErr != nil {
+			return sent, waitErr
+		}
+	}
+}
+
+// parseShareable returns what a request wants, if what git answers depends on nothing but the request and the
+// refs: it is one of a client that has nothing, and will be the last.
+// Source: gitprotocol-v2(5), "fetch"; gitprotocol-pack(5), "Packfile Negotiation".
+func parseShareable(in []byte, version int) (wants []oid, ok bool) {
+	lines, ok := fetchLines(in, version)
+	if !ok {
+		return nil, false
+	}
+	for i, line := range lines {
+		word, value, _ := strings.Cut(line, " ")
+		switch word {
+		case "want":
+			if version < 2 && i == 0 {
+				value, _, _ = strings.Cut(value, " ") // what the client can do follows
+			}
+			id, ok := parseOID(value)
+			if !ok {
+				return nil, false
+			}
+			wants = append(wants, id)
+		case "deepen", "deepen-since", "deepen-not", "filter":
+		case "thin-pack", "no-progress", "include-tag", "ofs-delta", "deepen-relative":
+			if version < 2 {
+				return nil, false
+			}
+		default: // what the client has, for one
+			return nil, false
+		}
+	}
+	return wants, len(wants) > 0
+}
+
+// fetchLines are what a fetch asks for, if nothing else follows.
+func fetchLines(in []byte, version int) (lines []string, ok bool) {
+	const done = "done"
+	if version == 2 {
+		r, ok := parseRequest(in)
+		last := len(r.args) - 1
+		if !ok || r.command != "fetch" || last < 0 || r.args[last] != done {
+			return nil, false
+		}
+		return r.args[:last], true
+	}
+	for {
+		kind, line, rest, ok := nextLine(in)
+		switch {
+		case !ok || kind == delimLine:
+			return nil, false
+		case kind == flushLine:
+			kind, line, rest, ok = nextLine(rest)
+			return lines, ok && kind == textLine && line == done && len(rest) == 0
+		}
+		lines, in = append(lines, line), rest
+	}
+}
+
+// wantsAll reports whether all wants are refs that the client was shown.
+func (s *snapshot) wantsAll(wants []oid) bool {
+	left := map[oid]struct{}{}
+	for _, id := range wants {
+		left[id] = struct{}{}
+	}
+	delete(left, s.head.id)
+	for _, ref := range s.refs {
+		if len(left) == 0 {
+			break
+		}
+		delete(left, ref.id)
+	}
+	return len(left) == 0
+}
+
+// shareAnswer answers a fetch by what git answered, or is answering, to an equal one. When it cannot, it sent nothing
+// and leaves the fetch to the caller.
+func (s *Store) shareAnswer(ctx context.Context, req UploadPack, version int, request []byte) (answered bool, err error) {
+	wants, ok := parseShareable(request, version)
+	if !ok {
+		return false, nil
+	}
+	repo := req.Repository
+	snap, err := repo.snapshotOrGit(ctx)
+	if err != nil || snap == nil || !snap.wantsAll(wants) {
+		return err != nil, err
+	}
+	s.answers.drop(repo.path, snap)
+	request = bytes.Clone(request)
+	key := answerKey{path: repo.path, state: snap.state, request: sha256.Sum256(fmt.Appendf(nil, "%d %s", version, request))}
+	sent, err := s.answers.get(ctx, s.fsys, key, req.Out, answerJob{
+		begin: func() (context.Context, func(), error) {
+			return s.begin(context.WithoutCancel(ctx), draining)
+		},
+		fill: func(ctx context.Context, w io.Writer) error {
+			release, err := s.waitForTurn(ctx)
+			if err != nil {
+				return err
+			}
+			defer release()
+			return s.uploadPack(ctx, repo, version, bytes.NewReader(request), w)
+		},
+		valid: func(ctx context.Context) bool {
+			now, err := repo.snapshotOrGit(ctx)
+			return err == nil && now != nil && now.state == snap.state
+		},
+	})
+	if sent == 0 && errors.Is(err, errSpool) {
+		s.log.WarnContext(ctx, "an answer to a fetch cannot be shared", "model", repo.name, "err", err)
+		return false, nil
+	}
+	return true, err
+}
