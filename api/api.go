@@ -32,6 +32,7 @@ type Index interface {
 	environmentQueries
 	eventQueries
 	tokenQueries
+	usageQueries
 }
 
 type modelQueries interface {
@@ -62,14 +63,29 @@ type eventQueries interface {
 	Delivery(ctx context.Context, sink, eventID string) (registry.Delivery, error)
 }
 
+type usageQueries interface {
+	AllModels(ctx context.Context) ([]registry.Model, error)
+	Usage(ctx context.Context, modelID string) (registry.Usage, error)
+	Usages(ctx context.Context) (map[string]registry.Usage, error)
+	ExclusiveBytes(ctx context.Context, modelID string) (int64, error)
+}
+
 type tokenQueries interface {
 	auth.Tokens
 	Tokens(ctx context.Context, at registry.Page) ([]registry.Token, string, error)
 }
 
-// Commits tells whether a repository has a commit.
+// Commits tells of repositories.
 type Commits interface {
 	HasCommit(ctx context.Context, name registry.ModelName, id registry.ObjectID) (bool, error)
+	// DiskUsage is what the repository takes on disk, in bytes.
+	DiskUsage(ctx context.Context, name registry.ModelName) (int64, error)
+}
+
+// Store tells of the store of content.
+type Store interface {
+	// Usage is the number and the size of all blobs, each counted once.
+	Usage(ctx context.Context) (count, bytes int64, err error)
 }
 
 // Redeliverer sends an event to a sink once more.
@@ -98,6 +114,7 @@ type Config struct {
 	Index     Index
 	Lifecycle *lifecycle.Service
 	Commits   Commits
+	Store     Store
 	Sinks     Redeliverer
 	Doors     []Door
 	Pages     Pages // may be nil: then errors are always JSON
@@ -160,6 +177,7 @@ func (s *Server) routes() {
 	v1.Match(read, "/tokens", s.listTokens)
 	v1.POST("/tokens", s.createToken)
 	v1.DELETE("/tokens/:id", s.revokeToken)
+	v1.Match(read, "/usage", s.getUsage)
 	v1.Match(read, "/models", s.listModels)
 	v1.POST("/models", s.createModel)
 	v1.Match(read, "/events", s.listEvents)
@@ -170,6 +188,7 @@ func (s *Server) routes() {
 	m.Match(read, "", s.getModel)
 	m.PATCH("", s.changeModel)
 	m.DELETE("", s.deleteModel)
+	m.Match(read, "/usage", s.getModelUsage)
 	m.Match(read, "/versions", s.listVersions)
 	m.Match(read, "/versions/:tag", s.getVersion)
 	m.Match(read, "/evaluations/:rev", s.listEvaluations)

@@ -54,14 +54,14 @@ func loop(s *apitest.Server, name string, visibility registry.Visibility) regist
 // notAboutOneModel are the routes whose answer does not depend on a model in the path.
 var notAboutOneModel = []string{
 	"/healthz", "/readyz", "/metrics", "/api/v1/whoami", "/api/v1/models", "/api/v1/events", "/api/v1/deliveries",
-	"/api/v1/deliveries/:sink/:event/redeliver", "/api/v1/tokens", "/api/v1/tokens/:id", "/v2", "/v2/", "/v2/token",
+	"/api/v1/deliveries/:sink/:event/redeliver", "/api/v1/tokens", "/api/v1/tokens/:id", "/api/v1/usage", "/v2", "/v2/", "/v2/token",
 }
 
 // values of the parameters of routes, for a model that has all of them.
 var values = map[string][]string{
 	":ns": {"acme"}, ":name": {"NAME", "NAME.git"}, ":tag": {"v1.0.0", "v9.9.9"}, ":env": {"staging", "nowhere"},
 	":rev": {"v1.0.0", "main", "env:staging", "branch%3Amain", string(apitest.CommitOf("v1.0.0"))},
-	":oid": {digest.FromString(weights).Encoded()},
+	":oid": {digest.FromString(weights).Encoded()}, ":id": {"0123456789abcdef0123456789abcdef"},
 }
 
 // concrete fills the parameters of a route in every way; nil when one is not known.
@@ -305,7 +305,7 @@ func TestInternalErrorLeaksNothing(t *testing.T) {
 		{"GET", "/acme/fraud.git/info/refs?service=git-upload-pack", "", 500, `"detail":"internal error"`},
 		{"POST", "/acme/fraud.git/info/lfs/objects/batch", `{"operation":"download"}`, 500, `"message":"internal error"`},
 		{"GET", "/acme/fraud.git/info/lfs/objects/" + oid, "", 500, `"message":"internal error"`},
-		{"GET", "/acme/fraud.git/info/lfs/objects/" + oid + "?signature=x", "", 500, `"message":"internal error"`},
+		{"GET", "/acme/fraud.git/info/lfs/locks", "", 500, `"message":"internal error"`},
 		{"GET", "/v2/acme/fraud/manifests/v1.0.0", "", 500, `"code":"UNKNOWN","message":"internal error"`},
 		{"GET", "/readyz", "", 503, "not ready\n"},
 	}

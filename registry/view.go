@@ -163,5 +163,13 @@ type Counts struct {
 	Refused     int64 `json:"refused"` // promotions, by a closed gate
 	Waiting     int64 `json:"waiting"` // deliveries in the outbox
 
+	LogicalBytes int64 `json:"logical_bytes"` // of what all models own, as if nothing was shared
+
 	OldestWaiting time.Time `json:"-"` // the event that waits longest; zero when none does
+}
+
+// Usage is how much a model owns: LFS objects, files of versions, manifests' configs.
+type Usage struct {
+	Blobs        int64 `json:"blobs"`
+	LogicalBytes int64 `json:"logical_bytes"` // as if nothing was shared with other models
 }

@@ -324,7 +324,7 @@ func (c *check) blobs(ctx context.Context) error {
 			return nil
 		}
 		err := c.Blobs.Verify(ctx, b.Digest, func(n int) error {
-			step.add(int64(min(n, int(b.Size))))
+			step.add(int64(n))
 			return pace.wait(ctx, n)
 		})
 		switch {

@@ -232,7 +232,7 @@ func questions() (list []question) {
 	}
 	add("ModelByID", "m-never")
 	add("Tokens", registry.Page{Limit: 1})
-	for _, method := range []string{"Applied", "JournalID", "Counts", "AllModels", "BuildingImages", "HasTokens", "WithIntents", "Signatures"} {
+	for _, method := range []string{"Applied", "JournalID", "Counts", "AllModels", "BuildingImages", "HasTokens", "WithIntents", "Signatures", "Usages"} {
 		add(method)
 	}
 	add("Unmirrored", 5)
@@ -243,7 +243,7 @@ func questions() (list []question) {
 		add("UsedTags", n)
 	}
 	for _, id := range []string{fraud, secret, gone, again} {
-		for _, method := range []string{"ModelByID", "Refs", "Intents", "Versions", "Policy", "Environments", "OwnedBlobs", "ManifestsOf", "AttachmentsOf"} {
+		for _, method := range []string{"ModelByID", "Refs", "Intents", "Versions", "Policy", "Environments", "OwnedBlobs", "Usage", "ExclusiveBytes", "ManifestsOf", "AttachmentsOf"} {
 			add(method, id)
 		}
 		for _, env := range []registry.EnvironmentName{staging, production} {
@@ -283,6 +283,7 @@ func questions() (list []question) {
 					once("VersionsAt", id, v.Commit)
 					once("Evaluations", id, v.Commit)
 					once("EvaluationsPage", id, v.Commit, registry.Page{Limit: 1})
+					once("Owners", v.Files[1].Digest.String())
 					once("BlobSize", id, v.Files[1].Digest.String())
 					once("Manifest", id, v.Artifact.Digest)
 					once("Referrers", id, v.Artifact.Digest)

@@ -55,6 +55,7 @@ type Data struct {
 	Blobs        *blob.Dir
 	Index        *index.DB
 	Repositories *gitrepo.Store
+	Scrubbed     ScrubStats
 
 	dir     string
 	lock    *os.File

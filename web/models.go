@@ -157,6 +157,7 @@ type gateCell struct {
 // modelView is the page of a model.
 type modelView struct {
 	registry.Model
+	Usage       registry.Usage
 	CloneURL    string
 	PublicURL   string
 	Card        template.HTML
@@ -180,6 +181,9 @@ func (p *Pages) model(c echo.Context) error {
 	ctx := c.Request().Context()
 	view := modelView{Model: m, CloneURL: p.PublicURL.JoinPath(m.Name.String() + ".git").String(), PublicURL: p.PublicURL.String(), First: c.QueryParam("before") == ""}
 	if view.Policy, err = p.Index.Policy(ctx, m.ID); err != nil {
+		return err
+	}
+	if view.Usage, err = p.Index.Usage(ctx, m.ID); err != nil {
 		return err
 	}
 	if view.Places, err = p.environments(ctx, m); err != nil {

@@ -41,6 +41,7 @@ type modelQueries interface {
 	Models(ctx context.Context, id access.Identity, at registry.Page) ([]registry.Model, string, error)
 	Refs(ctx context.Context, modelID string) (map[string]registry.AnnouncedRef, error)
 	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
+	Usage(ctx context.Context, modelID string) (registry.Usage, error)
 	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
 }
 

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -181,7 +182,15 @@ func (h *Handler) upload(c echo.Context) error {
 	}
 	noCache(c, "application/x-git-upload-pack-result")
 	defer drain(c)
-	return h.Transport.UploadPack(c.Request().Context(), m.Name, protocol(c.Request()), io.LimitReader(in, maxWantBytes), stream(c))
+	return h.Transport.UploadPack(c.Request().Context(), m.Name, protocol(c.Request()), io.LimitReader(in, maxWantBytes), fetched{door.Writer{Response: stream(c)}})
+}
+
+// fetched is the answer to a fetch. One that is kept as a file is sent by the kernel, and its length is known.
+type fetched struct{ door.Writer }
+
+// ExpectBytes says the length of the whole answer before it begins.
+func (f fetched) ExpectBytes(n int64) {
+	f.Header().Set(echo.HeaderContentLength, strconv.FormatInt(n, 10))
 }
 
 func (h *Handler) receive(c echo.Context) error {
@@ -259,7 +268,7 @@ func body(c echo.Context, service string) (io.Reader, error) {
 
 // stream lets the body be read while the answer is written: that is how progress reaches the
 // user's terminal during a push.
-func stream(c echo.Context) io.Writer {
+func stream(c echo.Context) *echo.Response {
 	_ = http.NewResponseController(c.Response()).EnableFullDuplex() // HTTP/2 always is
 	return c.Response()
 }

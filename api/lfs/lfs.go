@@ -110,7 +110,10 @@ type message struct {
 
 func (h *Handler) door(handler echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		err := handler(c)
+		err := h.enter(c)
+		if err == nil {
+			err = handler(c)
+		}
 		if err == nil || c.Response().Committed {
 			return err
 		}
@@ -242,14 +245,33 @@ func (h *Handler) batch(c echo.Context) error {
 		return fmt.Errorf("a batch names at most %d objects: %w", maxBatchObjects, registry.ErrTooLarge)
 	}
 	out := batchAnswer{Transfer: adapter, HashAlgo: "sha256", Objects: []objectAnswer{}}
+	var bytes int64
 	for _, o := range in.Objects {
 		a, err := h.object(c, m, in.Operation, adapter, o)
 		if err != nil {
 			return err
 		}
+		if in.Operation == "upload" && a.Actions != nil {
+			bytes += o.Size
+		}
 		out.Objects = append(out.Objects, a)
 	}
+	if err := h.Lifecycle.CheckQuota(c.Request().Context(), m.Name, bytes); errors.Is(err, registry.ErrQuota) {
+		refuseAll(out.Objects, err)
+	} else if err != nil {
+		return err
+	}
 	return answer(c, http.StatusOK, out)
+}
+
+// refuseAll answers for each object that would have to be sent that it is not taken. For a whole batch that is refused with 507
+// a client asks again and again before it says so.
+func refuseAll(objects []objectAnswer, why error) {
+	for i, o := range objects {
+		if o.Actions != nil {
+			objects[i] = objectAnswer{object: o.object, Error: &objectError{http.StatusInsufficientStorage, problem.Detail(why)}}
+		}
+	}
 }
 
 // The transfers that clients know and this server has. Source: docs/api/batch.md, "Requests".

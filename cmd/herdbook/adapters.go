@@ -51,6 +51,11 @@ func (r repositories) HasCommit(ctx context.Context, name registry.ModelName, id
 	return err == nil, err
 }
 
+// DiskUsage implements api.Commits.
+func (r repositories) DiskUsage(ctx context.Context, name registry.ModelName) (int64, error) {
+	return r.store.Repository(name).DiskUsage(ctx)
+}
+
 // OpenFile implements web.Files.
 func (r repositories) OpenFile(ctx context.Context, name registry.ModelName, commit registry.ObjectID, path string) (io.ReadCloser, int64, error) {
 	repo := r.store.Repository(name)
@@ -135,7 +140,10 @@ func (p push) NewBlobs(ctx context.Context) iter.Seq2[lifecycle.NewBlob, error] 
 }
 
 // blobs is the store of content as registry and api want it.
-type blobs struct{ dir *blob.Dir }
+type blobs struct {
+	dir    *blob.Dir
+	verify bool // compare content with its digest before it is read
+}
 
 // Put implements lifecycle.Blobs.
 func (b blobs) Put(ctx context.Context, r io.Reader) (registry.BlobInfo, error) {
@@ -159,6 +167,11 @@ func (b blobs) UsedAt(ctx context.Context, d digest.Digest) (time.Time, error) {
 
 // Open opens a blob as a file, so that the kernel can send it.
 func (b blobs) Open(ctx context.Context, d digest.Digest) (*os.File, error) {
+	if b.verify {
+		if err := b.dir.Verify(ctx, d, nil); errors.Is(err, blob.ErrDamaged) {
+			return nil, fmt.Errorf("%w: %w", err, errMissingBlob)
+		}
+	}
 	f, err := b.dir.Open(ctx, d)
 	if errors.Is(err, blob.ErrNotFound) {
 		// Something names the blob, or nobody would have asked for it.

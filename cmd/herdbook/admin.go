@@ -19,6 +19,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/lifecycle"
 	"github.com/herdbook/herdbook/storage"
 )
@@ -98,13 +99,13 @@ func (s *server) collect(ctx context.Context, o gcOptions, report storage.Report
 			bytes += b.SizeBytes
 		}
 		r.Released += int64(len(l.Blobs))
-		note("model", l.Model.Name.String(), "%d LFS objects with %s are named by no commit that a branch or tag leads to", len(l.Blobs), byteSize(bytes))
+		note("model", l.Model.Name.String(), "%d LFS objects with %s are named by no commit that a branch or tag leads to", len(l.Blobs), registry.ByteSize(bytes))
 	})
 	if err != nil {
 		return r, err
 	}
 	r.Collected, err = s.data.Collect(ctx, before, !o.Remove, report, func(d digest.Digest, size int64) {
-		note("blob", d.String(), "%s that nothing names", byteSize(size))
+		note("blob", d.String(), "%s that nothing names", registry.ByteSize(size))
 	})
 	return r, err
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/storage"
 )
 
@@ -146,23 +147,9 @@ func (v *viewer) end() { v.clear() }
 // amount is a number as people read it.
 func amount(n int64, unit string) string {
 	if unit == "bytes" {
-		return byteSize(n)
+		return registry.ByteSize(n)
 	}
 	return fmt.Sprint(n)
-}
-
-// byteSize is a number of bytes as people read it.
-func byteSize(n int64) string {
-	const step = 1024
-	if n < step {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n)/step, 0
-	for value >= step && unit < 4 {
-		value /= step
-		unit++
-	}
-	return fmt.Sprintf("%.1f %ciB", value, "KMGTP"[unit])
 }
 
 type fsckCommand struct {
@@ -187,7 +174,7 @@ func (c fsckCommand) Run(ctx context.Context, t terminal) error {
 	}
 	if !c.JSON {
 		fmt.Fprintf(t.out, "%d groups of the journal, %d models with %d versions, %d files with %s (%d of them unused): %s\n",
-			r.Groups, r.Models, r.Versions, r.Blobs, byteSize(r.Bytes), r.Unnamed, verdictOn(damages))
+			r.Groups, r.Models, r.Versions, r.Blobs, registry.ByteSize(r.Bytes), r.Unnamed, verdictOn(damages))
 	}
 	if damages > 0 {
 		return exitError(1)
@@ -235,7 +222,7 @@ func (c gcCommand) Run(ctx context.Context, t terminal) error {
 		did = "are removed"
 	}
 	fmt.Fprintf(t.out, "%d LFS objects that no model needs, %d files with %s that nothing names %s; %d files stay, %d of them because they came lately\n",
-		r.Released, r.Blobs, byteSize(r.Bytes), did, r.Kept+r.Recent, r.Recent)
+		r.Released, r.Blobs, registry.ByteSize(r.Bytes), did, r.Kept+r.Recent, r.Recent)
 	return nil
 }
 
@@ -263,7 +250,7 @@ func (c backupCommand) Run(ctx context.Context, t terminal) error {
 		return err
 	}
 	if !c.JSON {
-		fmt.Fprintf(t.out, "%s holds %d models and %d files with %s, up to group %d of the journal (%s)\n", c.To, b.Models, b.Blobs, byteSize(b.Bytes), b.LastGroup,
+		fmt.Fprintf(t.out, "%s holds %d models and %d files with %s, up to group %d of the journal (%s)\n", c.To, b.Models, b.Blobs, registry.ByteSize(b.Bytes), b.LastGroup,
 			time.Since(start).Round(time.Millisecond))
 	}
 	if damages > 0 {

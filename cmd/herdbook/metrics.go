@@ -36,12 +36,15 @@ var (
 	descDepth       = prometheus.NewDesc("herdbook_outbox_events", "Deliveries that wait in the outbox.", nil, nil)
 	descAge         = prometheus.NewDesc("herdbook_outbox_oldest_age_seconds", "Age of the oldest event that waits in the outbox; 0 when none does.", nil, nil)
 	descBlobs       = prometheus.NewDesc("herdbook_blobs", "Blobs in the store.", nil, nil)
+	descLogical     = prometheus.NewDesc("herdbook_models_size_bytes", "Size of what all models own, as if they shared nothing with each other.", nil, nil)
+	descScrubbed    = prometheus.NewDesc("herdbook_scrub_read_bytes_total", "What was read to compare files with their digests.", nil, nil)
+	descDamaged     = prometheus.NewDesc("herdbook_blobs_damaged_total", "Files that were found damaged and set aside.", nil, nil)
 	descBytes       = prometheus.NewDesc("herdbook_blobs_size_bytes", "Size of the blobs in the store.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descModels, descVersions, descVerdicts, descEvaluations, descDepth, descAge, descBlobs, descBytes} {
+	for _, d := range []*prometheus.Desc{descModels, descVersions, descVerdicts, descEvaluations, descDepth, descAge, descBlobs, descLogical, descBytes, descScrubbed, descDamaged} {
 		ch <- d
 	}
 }
@@ -69,6 +72,12 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		age = time.Since(counts.OldestWaiting).Seconds()
 	}
 	gauge(descAge, age)
+	counter := func(d *prometheus.Desc, value int64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value))
+	}
+	counter(descScrubbed, c.data.Scrubbed.Bytes.Load())
+	counter(descDamaged, c.data.Scrubbed.Damaged.Load())
+	gauge(descLogical, float64(counts.LogicalBytes))
 	blobs, bytes, err := c.data.Blobs.Usage(ctx)
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(descBlobs, err)

@@ -121,9 +121,9 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *server, err err
 	}()
 	srv.dispatcher = hooks.New(hooks.Config{Hooks: sinks, Outbox: srv.data.Index, Journal: srv.data, Log: log})
 	srv.lifecycle, err = lifecycle.New(lifecycle.Config{
-		Journal: srv.data, Index: srv.data.Index, Repositories: repositories{srv.data.Repositories}, Blobs: blobs{srv.data.Blobs}, Log: log,
+		Journal: srv.data, Index: srv.data.Index, Repositories: repositories{srv.data.Repositories}, Blobs: blobs{srv.data.Blobs, s.VerifyOnRead}, Log: log,
 		Visibility: registry.Visibility(s.DefaultVisibility), Route: srv.dispatcher.Route, Deployer: srv.dispatcher.Usable,
-		MaxPlainBytes: s.MaxPlainBytes, Poked: srv.dispatcher.Poke,
+		MaxPlainBytes: s.MaxPlainBytes, Quotas: s.quotas, Poked: srv.dispatcher.Poke,
 	})
 	if err != nil {
 		return nil, err
@@ -171,7 +171,7 @@ func (s *server) assemble() error {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	counters := newCounters(metrics, s.data)
-	index, content := s.data.Index, blobs{s.data.Blobs}
+	index, content := s.data.Index, blobs{s.data.Blobs, s.VerifyOnRead}
 	page := func(parts ...string) string { return s.public.JoinPath(parts...).String() }
 	pages, err := web.New(web.Config{
 		Index: index, Judge: s.lifecycle, Files: repositories{s.data.Repositories}, Blobs: content, Identity: api.Identity,
@@ -181,7 +181,7 @@ func (s *server) assemble() error {
 		return fmt.Errorf("pages: %w", err)
 	}
 	s.handler = api.New(api.Config{
-		Index: index, Lifecycle: s.lifecycle, Commits: repositories{s.data.Repositories}, Sinks: s.dispatcher, Pages: pages,
+		Index: index, Lifecycle: s.lifecycle, Commits: repositories{s.data.Repositories}, Store: s.data.Blobs, Sinks: s.dispatcher, Pages: pages,
 		Log: s.log, Metrics: metrics, Ready: s.data.Ready, PublicURL: s.public,
 		AnonymousRead: s.AnonymousRead == "on", NoAuth: s.InsecureNoAuth, PositionKey: positionKey, Version: programVersion(),
 		Doors: []api.Door{
@@ -238,6 +238,9 @@ func (s *server) serve(ctx context.Context, listener net.Listener) (err error) {
 	var background sync.WaitGroup
 	background.Go(func() { s.lifecycle.Run(work) })
 	background.Go(func() { s.dispatcher.Run(work) })
+	if s.scrubPeriod > 0 {
+		background.Go(func() { s.data.Scrub(work, s.scrubPeriod, s.log) })
+	}
 	commands, err := listenAdmin(s.Data)
 	if err != nil {
 		stop()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -11,7 +12,9 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/parsers/yaml"
@@ -35,10 +38,18 @@ type settings struct {
 	MaxPlainBytes     int64          `koanf:"max_plain_bytes"`
 	MaxPushBytes      int64          `koanf:"max_push_bytes"`
 	LFSBatchRate      int            `koanf:"lfs_batch_rate"` // requests a minute of one caller; 0 is any number
+	VerifyOnRead      bool           `koanf:"verify_on_read"`
+	ScrubPeriod       string         `koanf:"scrub_period"` // a duration; 0 reads nothing
 	LogLevel          string         `koanf:"log_level"`
 	Hooks             []hookSettings `koanf:"hooks"`
+	Quotas            []struct {
+		Models string `koanf:"models"`
+		Size   string `koanf:"size"`
+	} `koanf:"quotas"`
 
-	public *url.URL
+	quotas      []registry.Quota
+	scrubPeriod time.Duration
+	public      *url.URL
 }
 
 // hookSettings configure one hook. Secrets come from files or the environment, never from here.
@@ -56,7 +67,7 @@ type hookSettings struct {
 func defaults() map[string]any {
 	return map[string]any{
 		"listen": "127.0.0.1:8080", "data": "./herdbook-data", "anonymous_read": "auto",
-		"default_visibility": string(registry.Public), "max_plain_bytes": 10 << 20, "max_push_bytes": 4 << 30, "lfs_batch_rate": 1200, "log_level": "info",
+		"default_visibility": string(registry.Public), "max_plain_bytes": 10 << 20, "max_push_bytes": 4 << 30, "lfs_batch_rate": 1200, "verify_on_read": false, "scrub_period": "720h", "log_level": "info",
 	}
 }
 
@@ -74,7 +85,7 @@ func readSettings(configFile string, flags map[string]any) (settings, error) {
 			return settings{}, fmt.Errorf("configuration %s: %w", configFile, err)
 		}
 		for _, name := range slices.Sorted(maps.Keys(given.Raw())) {
-			if name != "hooks" && !slices.Contains(known, name) {
+			if name != "hooks" && name != "quotas" && !slices.Contains(known, name) {
 				return settings{}, fmt.Errorf("configuration %s: there is no setting %q", configFile, name)
 			}
 		}
@@ -129,6 +140,16 @@ func (s *settings) check() error {
 	if s.Data == "" {
 		return errors.New("data names no directory")
 	}
+	if s.scrubPeriod, err = time.ParseDuration(s.ScrubPeriod); err != nil || s.scrubPeriod < 0 {
+		return fmt.Errorf("scrub_period is a time such as 720h, in which every file is read once, or 0; not %q", s.ScrubPeriod)
+	}
+	for _, q := range s.Quotas {
+		bytes, err := parseSize(q.Size)
+		if _, bad := path.Match(q.Models, ""); err != nil || bad != nil || q.Models == "" {
+			return fmt.Errorf("quotas: a quota has models, a pattern such as acme/*, and a size such as 100GiB; not %q and %q", q.Models, q.Size)
+		}
+		s.quotas = append(s.quotas, registry.Quota{Models: q.Models, Bytes: bytes})
+	}
 	if s.MaxPlainBytes < 1 || s.MaxPushBytes < 1 {
 		return errors.New("max_plain_bytes and max_push_bytes are numbers of bytes, 1 or more")
 	}
@@ -144,6 +165,23 @@ func (s *settings) check() error {
 		return fmt.Errorf("public_url %q is not of the form https://HOST or https://HOST:PORT", s.PublicURL)
 	}
 	return s.checkHooks()
+}
+
+// units are those of sizes in the configuration.
+var units = map[string]int64{
+	"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "PiB": 1 << 50,
+	"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15,
+}
+
+// parseSize reads a number of bytes such as 512MiB.
+func parseSize(text string) (int64, error) {
+	digits := strings.TrimRight(text, "BKMGTPi ")
+	unit, known := units[strings.TrimSpace(text[len(digits):])]
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || !known || n < 0 || n > math.MaxInt64/unit {
+		return 0, fmt.Errorf("%q is no size such as 512MiB", text)
+	}
+	return n * unit, nil
 }
 
 // isLoopback reports whether only this machine reaches an address to listen on.

@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/herdbook/herdbook/registry"
 )
 
 func write(t *testing.T, text string) (path string) {
@@ -53,8 +56,8 @@ func TestSettingsDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(s.Listen, s.Data, s.PublicURL, s.AnonymousRead, s.InsecureNoAuth, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LFSBatchRate, s.LogLevel, s.Hooks)
-	if want := fmt.Sprint("127.0.0.1:8080", "./herdbook-data", "", "on", false, "public", 10<<20, int64(4)<<30, 1200, "info", []hookSettings(nil)); got != want {
+	got := fmt.Sprint(s.Listen, s.Data, s.PublicURL, s.AnonymousRead, s.InsecureNoAuth, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LFSBatchRate, s.VerifyOnRead, s.scrubPeriod, s.quotas, s.LogLevel, s.Hooks)
+	if want := fmt.Sprint("127.0.0.1:8080", "./herdbook-data", "", "on", false, "public", 10<<20, int64(4)<<30, 1200, false, 720*time.Hour, []registry.Quota(nil), "info", []hookSettings(nil)); got != want {
 		t.Errorf("defaults = %s, want %s as docs/operations.md says", got, want)
 	}
 }
@@ -69,6 +72,10 @@ default_visibility: private
 max_plain_bytes: 1024
 max_push_bytes: 1048576
 lfs_batch_rate: 60
+verify_on_read: true
+scrub_period: 24h
+quotas:
+  - {models: "acme/*", size: 2GiB}
 log_level: warn
 hooks:
   - name: notify
@@ -84,8 +91,8 @@ hooks:
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(s.Listen, s.Data, s.public, s.AnonymousRead, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LFSBatchRate, s.LogLevel, s.Hooks)
-	want := fmt.Sprint("0.0.0.0:9000", "/srv/herdbook", "https://models.example.org/", "off", "private", 2048, 1048576, 60, "warn",
+	got := fmt.Sprint(s.Listen, s.Data, s.public, s.AnonymousRead, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LFSBatchRate, s.VerifyOnRead, s.scrubPeriod, s.quotas, s.LogLevel, s.Hooks)
+	want := fmt.Sprint("0.0.0.0:9000", "/srv/herdbook", "https://models.example.org/", "off", "private", 2048, 1048576, 60, true, 24*time.Hour, []registry.Quota{{Models: "acme/*", Bytes: 2 << 30}}, "warn",
 		[]hookSettings{{"notify", "webhook", "https://ops.example.org/hook", "/etc/secret", "", true, []string{"acme/*"}, []string{"environment.promoted"}}})
 	if got != want {
 		t.Errorf("settings = %s, want %s", got, want)
@@ -108,6 +115,13 @@ func TestSettingsRefused(t *testing.T) {
 		{"no bytes", "max_plain_bytes: 0", "max_plain_bytes", nil},
 		{"less than none", "max_push_bytes: -1", "max_push_bytes", nil},
 		{"less than no requests", "lfs_batch_rate: -1", "lfs_batch_rate", nil},
+		{"no time", "scrub_period: month", "scrub_period", nil},
+		{"less than no time", "scrub_period: -1h", "scrub_period", nil},
+		{"quota without a size", "quotas: [{models: acme/*}]", "quotas", nil},
+		{"quota of no size", "quotas: [{models: acme/*, size: 2 dozen}]", "quotas", nil},
+		{"quota beyond all numbers", "quotas: [{models: acme/*, size: 9000PiB}]", "quotas", nil},
+		{"quota of no models", "quotas: [{size: 1GiB}]", "quotas", nil},
+		{"quota of a bad pattern", "quotas: [{models: 'acme/[', size: 1GiB}]", "quotas", nil},
 		{"no directory", `data: ""`, "data", nil},
 		{"no port", "listen: 127.0.0.1", "HOST:PORT", nil},
 		{"only a port", "listen: 8080", "HOST:PORT", nil},

@@ -107,6 +107,7 @@ const (
 	Redeliver      Action = "redeliver"
 	ReadAudit      Action = "read audit"
 	ManageTokens   Action = "manage tokens"
+	ReadUsage      Action = "read usage"
 )
 
 // Authorize reports whether id may do action to m; m is nil when there is no such model, or
@@ -148,12 +149,13 @@ var needs = map[Action]Role{
 	Redeliver:      Admin,
 	ReadAudit:      Admin,
 	ManageTokens:   Admin,
+	ReadUsage:      Admin,
 }
 
 // onServer reports whether action needs no model.
 func onServer(action Action) bool {
 	switch action {
-	case Create, ReadDeliveries, Redeliver, ReadAudit, ManageTokens:
+	case Create, ReadDeliveries, Redeliver, ReadAudit, ManageTokens, ReadUsage:
 		return true
 	}
 	return false

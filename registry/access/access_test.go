@@ -27,6 +27,7 @@ var models = []struct {
 // onServer are the actions that need no model.
 var onServer = map[access.Action]bool{
 	access.Create: true, access.ReadDeliveries: true, access.Redeliver: true, access.ReadAudit: true, access.ManageTokens: true,
+	access.ReadUsage: true,
 }
 
 // onModel are the actions on a model.
@@ -81,7 +82,7 @@ var weakest = map[access.Action]access.Role{
 	access.ForceUnlock: access.Maintainer, access.PushProtected: access.Maintainer, access.Withhold: access.Maintainer,
 
 	access.Delete: access.Admin, access.ReadDeliveries: access.Admin, access.Redeliver: access.Admin,
-	access.ReadAudit: access.Admin, access.ManageTokens: access.Admin,
+	access.ReadAudit: access.Admin, access.ManageTokens: access.Admin, access.ReadUsage: access.Admin,
 }
 
 // authorized is what Authorize has to say, written down a second time.

@@ -59,6 +59,8 @@ type modelIndex interface {
 	Signatures(ctx context.Context) (map[string]string, error)
 	KeepSignatures(ctx context.Context, signatures map[string]string) error
 	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
+	// Usages is how much each model owns, by model id.
+	Usages(ctx context.Context) (map[string]registry.Usage, error)
 	// OwnedBlobs are the sizes of all blobs that the model owns, by digest.
 	OwnedBlobs(ctx context.Context, modelID string) (map[string]int64, error)
 	// ManifestsOf are the manifests of the model and of its image.
@@ -170,6 +172,8 @@ type Config struct {
 	// Poked is called after a commit that may have put events into the outbox; it must not
 	// block.
 	Poked func()
+	// Quotas bound what models own; by default nothing does.
+	Quotas []registry.Quota
 	// FullShare is the share of the models that a sweep reconciles although their refs look as they did,
 	// so that what a signature does not show is found too; by default 0.01. With less than 0 it is none.
 	FullShare float64
@@ -181,10 +185,11 @@ type Config struct {
 // follow each other.
 type Service struct {
 	Config
-	gates *gate.Judge
-	locks locks
-	uses  uses
-	wake  chan struct{} // pokes the background work; see Run
+	gates  *gate.Judge
+	locks  locks
+	uses   uses
+	quotas quotas
+	wake   chan struct{} // pokes the background work; see Run
 
 	mu         sync.Mutex
 	active     map[string]func() // pushes whose refs may still move, by id -> what ends their use of the model

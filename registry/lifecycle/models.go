@@ -223,6 +223,14 @@ func (s *Service) LinkBlobs(ctx context.Context, by Request, m registry.Model, b
 	use := s.uses.of(m.ID)
 	use.RLock()
 	defer use.RUnlock()
+	var bytes int64
+	for _, b := range blobs {
+		bytes += b.SizeBytes
+	}
+	if err := s.CheckQuota(ctx, m.Name, bytes); err != nil {
+		return err
+	}
+	defer s.quotas.counted(s.Quotas, m.Name, bytes)
 	return s.commit(ctx, registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
 		registry.BlobsLinked{ModelID: m.ID, Blobs: blobs},
 	}})

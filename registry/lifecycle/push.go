@@ -222,6 +222,7 @@ func (s *Service) checkBlobs(ctx context.Context, m registry.Model, p Push) erro
 	var small []registry.ObjectID
 	paths := map[registry.ObjectID]string{}
 	malformed := missingObjects{}
+	var total int64
 	for b, err := range p.NewBlobs(ctx) {
 		if err != nil {
 			return err
@@ -229,10 +230,16 @@ func (s *Service) checkBlobs(ctx context.Context, m registry.Model, p Push) erro
 		if b.SizeBytes > s.MaxPlainBytes {
 			return refuseBig(b, s.MaxPlainBytes)
 		}
+		total += b.SizeBytes
 		if b.SizeBytes < registry.MaxPointerLen {
 			small = append(small, b.ID)
 			paths[b.ID] = b.Path
 		}
+	}
+	if err := s.CheckQuota(ctx, m.Name, total); errors.Is(err, registry.ErrQuota) {
+		return refuse("%v", err)
+	} else if err != nil {
+		return err
 	}
 	missing := missingObjects{}
 	err := p.ReadBlobs(ctx, small, registry.MaxPointerLen, func(id registry.ObjectID, data []byte) error {

@@ -64,6 +64,7 @@ var table = []struct {
 	{registry.ErrTooLarge, TooLarge},
 	{registry.ErrNotReady, NotReady},
 	{registry.ErrNotFound, NotFound},
+	{registry.ErrQuota, NoSpace},
 	{syscall.ENOSPC, NoSpace},
 	{syscall.EDQUOT, NoSpace},
 	{registry.ErrUnavailable, Unavailable},
@@ -93,6 +94,9 @@ func Detail(err error) string {
 		}
 		return "this needs a token: send it as a bearer token, or as the password of HTTP Basic authentication with any user name"
 	case NoSpace:
+		if errors.Is(err, registry.ErrQuota) {
+			return err.Error()
+		}
 		return "the server has no space left for new content; reading still works"
 	case Unavailable:
 		return "the server cannot do this now; try again later"

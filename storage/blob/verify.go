@@ -46,12 +46,14 @@ func (d *Dir) compare(ctx context.Context, f *File, dgst digest.Digest, pace fun
 	buf := d.buffers.Get().(*[]byte)
 	defer d.buffers.Put(buf)
 	hash := sha256.New()
-	for {
+	for left := f.Size(); ; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if pace != nil {
-			if err := pace(len(*buf)); err != nil {
+			part := min(int64(len(*buf)), left)
+			left -= part
+			if err := pace(int(part)); err != nil {
 				return err
 			}
 		}

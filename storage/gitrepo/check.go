@@ -55,6 +55,30 @@ func (r *Repository) Check(ctx context.Context) (problems []string, err error) {
 	return nil, nil
 }
 
+// DiskUsage is the size of all files of the repository, in bytes; 0 when there is none.
+func (r *Repository) DiskUsage(ctx context.Context) (int64, error) {
+	var bytes int64
+	err := filepath.WalkDir(r.path, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		var info fs.FileInfo
+		if err == nil && e.Type().IsRegular() {
+			if info, err = e.Info(); err == nil {
+				bytes += info.Size()
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("size of the repository of %s: %w", r.name, err)
+	}
+	return bytes, nil
+}
+
 // CopyTo makes to a copy of the repository as it is now, which an earlier copy at that place makes shorter. Nothing is synced.
 // Pushes go on meanwhile; of one that moves its refs while the copy is made the copy has all or nothing. Bytes is called
 // with what was written.

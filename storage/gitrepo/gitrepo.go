@@ -147,8 +147,9 @@ type Store struct {
 	active int        // operations that run
 	idle   *sync.Cond // signalled when active falls to 0
 
-	names   sync.Mutex // held while the name of a repository comes or goes
-	writers sync.Map   // path of a repository -> *sync.RWMutex, which its writers share and a repack holds alone
+	names   sync.Mutex          // held while the name of a repository comes or goes
+	made    map[string]struct{} // paths of the repositories whose names are known to be durable; guarded by names
+	writers sync.Map            // path of a repository -> *sync.RWMutex, which its writers share and a repack holds alone
 }
 
 type state int
@@ -165,7 +166,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("no directory for the repositories is configured")
 	}
-	s := &Store{fsys: durable.FS{}, keepAlive: 5 * time.Second, snapshots: newSnapshots()}
+	s := &Store{fsys: durable.FS{}, keepAlive: 5 * time.Second, snapshots: newSnapshots(), made: map[string]struct{}{}}
 	if err := s.open(ctx, cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

@@ -268,9 +268,9 @@ func parseCapabilities(advert []byte, symref string) (text capabilitiesText, err
 	return capabilitiesText{before + head, " " + behind}, nil
 }
 
-// advertise writes what git advertises by protocol v0 or v1, behind the line that names the service.
+// advertise writes what git advertises by protocol v0 or v1, over HTTP behind the line that names the service.
 // Source: git, upload-pack.c and builtin/receive-pack.c; gitprotocol-pack(5), "Reference Discovery".
-func advertise(service Service, version int, s *snapshot, caps string, w io.Writer) error {
+func advertise(service Service, version int, named bool, s *snapshot, caps string, w io.Writer) error {
 	out := newPacketWriter(w)
 	defer out.release()
 	line := func(id oid, name, suffix string) {
@@ -290,10 +290,12 @@ func advertise(service Service, version int, s *snapshot, caps string, w io.Writ
 			line(ref.peeled, ref.name, "^{}")
 		}
 	}
-	out.begin()
-	out.text("# service=", string(service), "\n")
-	out.end()
-	out.flush()
+	if named {
+		out.begin()
+		out.text("# service=", string(service), "\n")
+		out.end()
+		out.flush()
+	}
 	if version == 1 {
 		out.begin()
 		out.text("version 1\n")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -13,32 +14,43 @@ import (
 	"github.com/herdbook/herdbook/storage/gitrepo"
 )
 
-// touchedPaths pushes with args and gives those of all that the push changes, as the check sees them.
-func touchedPaths(t *testing.T, s *server, c *client, all []string, args ...string) []string {
-	t.Helper()
-	var paths []string
-	s.check = func(ctx context.Context, p *gitrepo.Push) error {
-		for _, u := range p.Updates {
-			touched, err := p.TouchedPaths(ctx, u.Old, u.New, all)
-			if err != nil {
-				t.Error(err)
-				return err
-			}
-			paths = append(paths, touched...)
+// touched collects which of some paths the pushes to a server change, as the check sees them.
+type touched struct {
+	mu    sync.Mutex
+	all   []string
+	found []string
+}
+
+func (w *touched) check(ctx context.Context, p *gitrepo.Push) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, u := range p.Updates {
+		found, err := p.TouchedPaths(ctx, u.Old, u.New, w.all)
+		if err != nil {
+			return err
 		}
-		return nil
+		w.found = append(w.found, found...)
 	}
-	c.git(append([]string{"push", s.url()}, args...)...)
-	return paths
+	return nil
+}
+
+// take gives what was found since the last call.
+func (w *touched) take() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	found := w.found
+	w.found = nil
+	return found
 }
 
 func TestPushTouchedPaths(t *testing.T) {
+	seen := &touched{all: []string{"dir/naïve \"name\"", "kept", "moved", "never", "passing", "renamed", "side", "dir", "a\nb"}}
 	s := newServer(t)
+	s.check = seen.check
 	c := newClient(t).work(s, 0)
 	c.write("kept", "1")
 	c.write("dir/naïve \"name\"", "1")
 	c.commit("moved", "some text that git would see again under another name\n")
-	all := []string{"dir/naïve \"name\"", "kept", "moved", "never", "passing", "renamed", "side", "dir", "a\nb"}
 	steps := []struct {
 		name string
 		do   func()
@@ -68,7 +80,9 @@ func TestPushTouchedPaths(t *testing.T) {
 	}
 	for _, step := range steps {
 		step.do()
-		if diff := cmp.Diff(step.want, touchedPaths(t, s, c, all, step.args...)); diff != "" {
+		seen.take()
+		c.git(append([]string{"push", "-q", s.url()}, step.args...)...)
+		if diff := cmp.Diff(step.want, seen.take()); diff != "" {
 			t.Errorf("%s: changed paths (-want +got):\n%s", step.name, diff)
 		}
 	}

@@ -104,9 +104,15 @@ func (s *Store) Create(ctx context.Context, name registry.ModelName) (*Repositor
 	s.names.Lock()
 	defer s.names.Unlock()
 	r := s.Repository(name)
+	if _, durable := s.made[r.path]; durable {
+		if ok, err := r.Exists(); err != nil || ok {
+			return r, err
+		}
+	}
 	if err := s.create(r); err != nil {
 		return nil, fmt.Errorf("create the repository of %s: %w", name, err)
 	}
+	s.made[r.path] = struct{}{}
 	return r, nil
 }
 
@@ -157,6 +163,7 @@ func (s *Store) SetAside(ctx context.Context, name registry.ModelName) (to strin
 	s.names.Lock()
 	defer s.names.Unlock()
 	r := s.Repository(name)
+	delete(s.made, r.path)
 	s.readers.drop(r.path)
 	s.snapshots.drop(r.path)
 	s.answers.drop(r.path, nil)
@@ -176,6 +183,7 @@ func (s *Store) SetAside(ctx context.Context, name registry.ModelName) (to strin
 }
 
 func (s *Store) remove(r *Repository) error {
+	delete(s.made, r.path)
 	s.readers.drop(r.path)
 	s.snapshots.drop(r.path)
 	s.answers.drop(r.path, nil)

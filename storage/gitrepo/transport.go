@@ -95,6 +95,12 @@ func (f flushed) Write(p []byte) (int, error) {
 // repository is that of a model that does not exist yet and is advertised as an empty one, so that the first push
 // can create it. A repository that is not there is a [registry.ErrNotFound].
 func (s *Store) AdvertiseRefs(ctx context.Context, repo *Repository, service Service, gitProtocol string, w io.Writer) error {
+	return s.advertise(ctx, repo, service, gitProtocol, true, w)
+}
+
+// advertise writes what a fetch or a push begins with. Over HTTP protocols v0 and v1 have the service named in front of it.
+// Source: gitprotocol-http(5), "Smart Server Response".
+func (s *Store) advertise(ctx context.Context, repo *Repository, service Service, gitProtocol string, named bool, w io.Writer) error {
 	ctx, done, err := s.begin(ctx, open)
 	if err != nil {
 		return err
@@ -122,15 +128,15 @@ func (s *Store) AdvertiseRefs(ctx context.Context, repo *Repository, service Ser
 	if snap != nil {
 		caps, err := s.capabilities(ctx, repo, service, snap)
 		if err == nil {
-			return advertise(service, version, snap, caps, w)
+			return advertise(service, version, named, snap, caps, w)
 		}
 		s.log.WarnContext(ctx, "git does not advertise a repository as expected", "model", repo.name, "reason", err.Error())
 	}
-	return s.advertiseByGit(ctx, repo, service, version, w)
+	return s.advertiseByGit(ctx, repo, service, version, named, w)
 }
 
 // advertiseByGit lets git list the refs, by protocol v0 or v1.
-func (s *Store) advertiseByGit(ctx context.Context, repo *Repository, service Service, version int, w io.Writer) error {
+func (s *Store) advertiseByGit(ctx context.Context, repo *Repository, service Service, version int, named bool, w io.Writer) error {
 	cmd := s.advertiseCommand(ctx, repo, service, version)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -147,8 +153,10 @@ func (s *Store) advertiseByGit(ctx context.Context, repo *Repository, service Se
 		}
 		return fmt.Errorf("advertise the refs of %s: %w", repo.name, err)
 	}
-	head := appendPacket(nil, []byte("# service="+string(service)+"\n"))
-	_, err = w.Write(append(head, flushPacket...))
+	if named {
+		head := appendPacket(nil, []byte("# service="+string(service)+"\n"))
+		_, err = w.Write(append(head, flushPacket...))
+	}
 	if err == nil {
 		_, err = body.WriteTo(w)
 	}
@@ -165,13 +173,16 @@ func (s *Store) advertiseCommand(ctx context.Context, repo *Repository, service 
 	return cmd
 }
 
-// args are the arguments of git that serve s.
+// args are the arguments of git that serve s; without a mode, for a client that stays connected.
 func (s Service) args(mode, path string) []string {
 	args := []string{strings.TrimPrefix(string(s), "git-")}
 	if s == UploadPackService {
 		args = append(args, "--strict") // the path is a repository, not a place to look for one
 	}
-	return append(args, mode, "--", path)
+	if mode != "" {
+		args = append(args, mode)
+	}
+	return append(args, "--", path)
 }
 
 // readFetchAdvert returns a function that reads the advertisement of protocol v2 once.
@@ -198,6 +209,8 @@ type UploadPack struct {
 	GitProtocol string    // the header
 	In          io.Reader // the request, to its end; fails once the client is gone
 	Out         io.Writer // is flushed after each write if it has a Flush method
+	// Stop is called when nothing more of In is wanted, which then ends; nil where it ends by itself.
+	Stop func()
 }
 
 // How long a fetch waits for others to end.
@@ -260,7 +273,12 @@ var requestReaders = sync.Pool{New: func() any { return bufio.NewReaderSize(nil,
 
 // uploadPack lets git answer one request of a fetch.
 func (s *Store) uploadPack(ctx context.Context, repo *Repository, version int, in io.Reader, w io.Writer) error {
-	cmd := s.command(ctx, repo.path, UploadPackService.args("--stateless-rpc", repo.path)...)
+	return s.runUploadPack(ctx, repo, version, "--stateless-rpc", in, w, func() {})
+}
+
+// runUploadPack lets git talk to a client that fetches. Stop ends in, when git has ended.
+func (s *Store) runUploadPack(ctx context.Context, repo *Repository, version int, mode string, in io.Reader, w io.Writer, stop func()) error {
+	cmd := s.command(ctx, repo.path, UploadPackService.args(mode, repo.path)...)
 	cmd.Env = append(cmd.Env, fmt.Sprintf("GIT_PROTOCOL=version=%d", version))
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -276,6 +294,7 @@ func (s *Store) uploadPack(ctx context.Context, repo *Repository, version int, i
 	var feeding sync.WaitGroup
 	feeding.Go(func() { _ = feed(stdin, in) })
 	defer feeding.Wait()
+	defer stop()
 
 	buf := getCopyBuffer()
 	defer putCopyBuffer(buf)
@@ -372,6 +391,7 @@ type ReceivePack struct {
 	PushID string
 	In     io.Reader // the request, to its end; fails once the client is gone
 	Out    io.Writer // is flushed after each write if it has a Flush method
+	Stop   func()    // as that of [UploadPack]
 
 	// Check decides about the push before any ref moves. Its error refuses the whole push: the lines of a
 	// [Refusal] are shown to the user, any other error is logged and the user reads that there was
@@ -431,6 +451,9 @@ func (s *Store) ReceivePack(ctx context.Context, req ReceivePack) error {
 
 	r := receiving{store: s, req: req, push: push, client: client{w: req.Out}}
 	err = r.answer(life, cmd, out)
+	if req.Stop != nil {
+		req.Stop()
+	}
 	feeding.Wait()
 	if inErr != nil {
 		return fmt.Errorf("read a push to %s: %w", req.Repository.name, inErr)

@@ -76,14 +76,14 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 		return t.put(bucketRefs, key(r.ModelID, r.Ref), registry.AnnouncedRef{ID: r.New, Generation: r.Generation})
 	case registry.BlobsLinked:
 		for _, b := range r.Blobs {
-			if err := t.put(bucketBlobs, key(r.ModelID, b.Digest.String()), b.SizeBytes); err != nil {
+			if err := own(t, r.ModelID, b.Digest.String(), b.SizeBytes); err != nil {
 				return err
 			}
 		}
 		return nil
 	case registry.BlobsUnlinked:
 		for _, d := range r.Digests {
-			if err := t.delete(bucketBlobs, key(r.ModelID, d.String())); err != nil {
+			if err := disown(t, r.ModelID, d.String()); err != nil {
 				return err
 			}
 		}
@@ -184,8 +184,11 @@ func deleteModel(t tx, id string, g registry.Group) error {
 	if err := t.put(bucketTombstones, key(m.Name.String(), id), grave); err != nil {
 		return err
 	}
+	if err := disownAll(t, id); err != nil {
+		return err
+	}
 	for _, bucket := range []string{
-		bucketRefs, bucketIntents, bucketBlobs, bucketVersions, bucketCommits, bucketManifests, bucketTags,
+		bucketRefs, bucketIntents, bucketVersions, bucketCommits, bucketManifests, bucketTags,
 		bucketReferrers, bucketLayers, bucketEvaluations, bucketGates, bucketRefused, bucketEnvironments,
 		bucketHistory, bucketApprovals, bucketIDs, bucketUnmirrored, bucketLocks, bucketLockPaths,
 	} {
@@ -215,11 +218,11 @@ func publish(t tx, r registry.VersionPublished, e Entry, place int) error {
 		return err
 	}
 	for _, f := range v.Files {
-		if err := t.put(bucketBlobs, key(r.ModelID, f.Digest.String()), f.SizeBytes); err != nil {
+		if err := own(t, r.ModelID, f.Digest.String(), f.SizeBytes); err != nil {
 			return err
 		}
 	}
-	if err := t.put(bucketBlobs, key(r.ModelID, v.Config.Digest.String()), v.Config.SizeBytes); err != nil {
+	if err := own(t, r.ModelID, v.Config.Digest.String(), v.Config.SizeBytes); err != nil {
 		return err
 	}
 	if err := putManifest(t, r.ModelID, r.Manifest); err != nil {
@@ -264,7 +267,7 @@ func imageBuilt(t tx, r registry.ImageBuilt, e Entry, place int) error {
 		}
 	}
 	for _, b := range r.Blobs {
-		if err := t.put(bucketBlobs, key(r.ModelID, b.Digest.String()), b.SizeBytes); err != nil {
+		if err := own(t, r.ModelID, b.Digest.String(), b.SizeBytes); err != nil {
 			return err
 		}
 	}

@@ -29,7 +29,7 @@ import (
 )
 
 // schema is the version of all formats below. A file of another version is rebuilt.
-const schema = 1
+const schema = 2
 
 // The buckets, each with the format of its keys and values. Parts of a key are joined by NUL;
 // numbers are 8 bytes, big endian; values are a CRC-32C of bucket, key and JSON, and the JSON.
@@ -41,6 +41,8 @@ const (
 	bucketRefs         = "refs"         // model id, ref -> registry.AnnouncedRef
 	bucketIntents      = "intents"      // model id, push id -> registry.PushIntent
 	bucketBlobs        = "blobs"        // model id, digest -> size in bytes
+	bucketOwners       = "owners"       // digest, model id -> nothing
+	bucketUsage        = "usage"        // model id -> registry.Usage
 	bucketVersions     = "versions"     // model id, tag -> registry.VersionRecord
 	bucketCommits      = "commits"      // model id, commit, tag -> nothing
 	bucketManifests    = "manifests"    // artifact repository, digest -> registry.StoredManifest
@@ -70,7 +72,7 @@ const (
 )
 
 var buckets = []string{
-	bucketMeta, bucketModels, bucketNames, bucketTombstones, bucketRefs, bucketIntents, bucketBlobs, bucketVersions,
+	bucketMeta, bucketModels, bucketNames, bucketTombstones, bucketRefs, bucketIntents, bucketBlobs, bucketOwners, bucketUsage, bucketVersions,
 	bucketCommits, bucketManifests, bucketTags, bucketReferrers, bucketLayers, bucketEvaluations, bucketPolicies,
 	bucketGates, bucketRefused, bucketEnvironments, bucketHistory, bucketApprovals, bucketOut, bucketIn, bucketEvents,
 	bucketEventIDs, bucketOutbox, bucketDeliveries, bucketTokens, bucketTokenIDs, bucketIDs, bucketSignatures, bucketUnmirrored,

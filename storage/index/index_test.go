@@ -223,7 +223,7 @@ func TestReopen(t *testing.T) {
 			}
 		}, true},
 		{"another schema", func() {
-			if err := b.SetSchema(2); err != nil {
+			if err := b.SetSchema(99); err != nil {
 				t.Fatal(err)
 			}
 			b.close()

@@ -104,7 +104,7 @@ func Start(tb testing.TB, change ...func(*Config)) *Server {
 	s.URL = public.String()
 	c := Config{
 		API: api.Config{
-			Index: s.Data.Index, Lifecycle: s.Lifecycle, Commits: commits{s.Data.Repositories}, Sinks: sinks, Log: log,
+			Index: s.Data.Index, Lifecycle: s.Lifecycle, Commits: commits{s.Data.Repositories}, Store: s.Data.Blobs, Sinks: sinks, Log: log,
 			Metrics: prometheus.NewRegistry(), Ready: s.Data.Ready, PublicURL: public, AnonymousRead: true, Version: "test",
 		},
 		Git: githttp.Config{
@@ -376,6 +376,10 @@ func (c commits) HasCommit(ctx context.Context, name registry.ModelName, id regi
 		return false, nil
 	}
 	return err == nil, err
+}
+
+func (c commits) DiskUsage(ctx context.Context, name registry.ModelName) (int64, error) {
+	return c.Repository(name).DiskUsage(ctx)
 }
 
 // transport implements githttp.Transport for clients that fetch.
