@@ -13,7 +13,7 @@ import (
 
 // ModelUsage is how much space a model takes.
 type ModelUsage struct {
-	Files        int64 `json:"files"`
+	Blobs        int64 `json:"blobs"`
 	LogicalBytes int64 `json:"logical_bytes"` // of its LFS objects and the files of its versions, as if nothing was shared
 	GitBytes     int64 `json:"git_bytes"`     // of its repository on disk
 
@@ -32,7 +32,7 @@ func (s *Server) getModelUsage(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	u := ModelUsage{Files: owned.Blobs, LogicalBytes: owned.LogicalBytes}
+	u := ModelUsage{Blobs: owned.Blobs, LogicalBytes: owned.LogicalBytes}
 	if u.GitBytes, err = s.Commits.DiskUsage(ctx, m.Name); err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (s *Server) getModelUsage(c echo.Context) error {
 type NamespaceUsage struct {
 	Namespace    string `json:"namespace"`
 	Models       int64  `json:"models"`
-	Files        int64  `json:"files"`
+	Blobs        int64  `json:"blobs"`
 	LogicalBytes int64  `json:"logical_bytes"`
 }
 
@@ -84,7 +84,7 @@ func (s *Server) getUsage(c echo.Context) error {
 			spaces[m.Name.Namespace()] = space
 		}
 		space.Models++
-		space.Files += owned[m.ID].Blobs
+		space.Blobs += owned[m.ID].Blobs
 		space.LogicalBytes += owned[m.ID].LogicalBytes
 		u.LogicalBytes += owned[m.ID].LogicalBytes
 	}

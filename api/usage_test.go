@@ -13,7 +13,7 @@ func TestUsage(t *testing.T) {
 	loop(s, "acme/fraud", registry.Public)
 	loop(s, "acme/secret", registry.Private)
 	a := s.As("GET", "/api/v1/models/acme/fraud/usage", "")
-	for _, want := range []string{`"files":`, `"logical_bytes":`, `"git_bytes":`, `"exclusive_bytes":`} {
+	for _, want := range []string{`"blobs":`, `"logical_bytes":`, `"git_bytes":`, `"exclusive_bytes":`} {
 		if a.Status != 200 || !strings.Contains(a.Body, want) {
 			t.Errorf("usage of a model for an administrator = %d %s, want %s in it", a.Status, a.Body, want)
 		}
