@@ -8,7 +8,7 @@ RELEASE := $(shell git describe --tags --always --dirty 2>/dev/null)
 # Packages whose tests drive real clients against the built server.
 SLOW := github.com/herdbook/herdbook/cmd/herdbook
 
-.PHONY: help build demo demo-stop test check bench hook
+.PHONY: help build demo demo-stop test check bench bench-go hook
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -38,5 +38,11 @@ check: hook ## Format, vet, staticcheck, layout and the fast tests, with the rac
 	$(GO) test -race $$($(GO) list ./... | grep -v -x -F '$(SLOW)')
 	$(GO) test -race -skip '^TestScripts' $(SLOW)
 
-bench: hook ## Run the Go benchmarks
+bin/herdbook-bench: $(wildcard cmd/herdbook-bench/*.go) go.mod
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/herdbook-bench
+
+bench: build bin/herdbook-bench ## Measure against the floor and rivals; writes docs/benchmarks.md
+	bin/herdbook-bench run --out docs/benchmarks.md
+
+bench-go: hook ## Run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

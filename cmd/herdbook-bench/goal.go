@@ -1,0 +1,171 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"slices"
+)
+
+// goal is a limit that Herdbook is to stay within.
+type goal struct {
+	what  string
+	steps []string // of several, the worst counts
+	limit float64
+	// of gives the values, one for each round, that are held against the limit.
+	of func(f figures, step string) []float64
+	// text writes a value.
+	text func(float64) string
+}
+
+// goals are those of the plan: each is a ratio within one run, so that it holds on any machine.
+var goals = []goal{
+	{"LFS push: CPU beside the floor", []string{"lfs-push"}, 1.1, cpuRatio, timesText},
+	{"LFS pull: CPU beside the floor", []string{"lfs-pull"}, 1.3, cpuRatio, timesText},
+	{"LFS push of many objects: wall time beside the floor", []string{"lfs-push-many"}, 1.35, wallRatio, timesText},
+	{"pushed again: bytes of objects sent", []string{"lfs-push-again", "lfs-push-many-again"}, 0, bodyBytes, bytesOf},
+	{"OCI pull: CPU beside the floor", []string{"oci-pull"}, 1.3, cpuRatio, timesText},
+	{"git clone: CPU beside git http-backend", []string{"git-clone"}, 0.6, cpuRatio, timesText},
+	{"8 clones at once: CPU beside git http-backend", []string{"git-clone-8"}, 0.5, cpuRatio, timesText},
+	{"git push: CPU beside git http-backend", []string{"git-push"}, 1.4, cpuRatio, timesText},
+	{"git push of one commit: CPU above git http-backend", []string{"git-push-one"}, 0.020, cpuAbove, secondsText},
+	{"git ls-remote: CPU beside git http-backend", []string{"git-ls-remote"}, 0.2, cpuRatio, timesText},
+	{
+		"anonymous memory for any one transfer, git children apart",
+		[]string{"lfs-push", "lfs-pull", "oci-push", "oci-pull", "git-push", "git-push-one", "git-clone"},
+		40 << 20, peakBytes, bytesOf,
+	},
+}
+
+func judgedAndBase(f figures, step string) (ours, base *series, ok bool) {
+	ours = f.of(step, judged)
+	if ours == nil {
+		return nil, nil, false
+	}
+	base = f.of(step, ours.Base)
+	return ours, base, base != nil
+}
+
+func cpuRatio(f figures, step string) []float64 {
+	ours, base, ok := judgedAndBase(f, step)
+	if !ok {
+		return nil
+	}
+	return ratios(ours.cpu(), base.cpu())
+}
+
+func wallRatio(f figures, step string) []float64 {
+	ours, base, ok := judgedAndBase(f, step)
+	if !ok {
+		return nil
+	}
+	return ratios(ours.wall(), base.wall())
+}
+
+func cpuAbove(f figures, step string) []float64 {
+	ours, base, ok := judgedAndBase(f, step)
+	if !ok {
+		return nil
+	}
+	return differences(ours.cpu(), base.cpu())
+}
+
+func bodyBytes(f figures, step string) []float64 {
+	if ours := f.of(step, judged); ours != nil {
+		return []float64{float64(ours.BodyBytes)}
+	}
+	return nil
+}
+
+// peakBytes is the most of all rounds: a median would hide it.
+func peakBytes(f figures, step string) []float64 {
+	if ours := f.of(step, judged); ours != nil && len(ours.Samples) > 0 {
+		return []float64{float64(ours.peak())}
+	}
+	return nil
+}
+
+// verdict is how a goal was met.
+type verdict struct {
+	Goal     string  `json:"goal"`
+	Limit    float64 `json:"limit"`
+	Measured spread  `json:"measured"`
+	Step     string  `json:"step"` // that was the worst
+	Met      bool    `json:"met"`
+	text     func(float64) string
+}
+
+// judge holds the figures against the goals. What was not measured has no verdict.
+func judge(f figures, goals []goal) []verdict {
+	var all []verdict
+	for _, g := range goals {
+		worst := verdict{Goal: g.what, Limit: g.limit, text: g.text}
+		for _, step := range g.steps {
+			if m := spreadOf(g.of(f, step)); m.N > 0 && (worst.Step == "" || m.Median > worst.Measured.Median) {
+				worst.Measured, worst.Step = m, step
+			}
+		}
+		if worst.Step != "" {
+			worst.Met = worst.Measured.Median <= g.limit
+			all = append(all, worst)
+		}
+	}
+	return all
+}
+
+func timesText(x float64) string { return fmt.Sprintf("%.2f x", x) }
+
+func bytesOf(x float64) string { return bytesText(int64(math.Round(x))) }
+
+// bytesText writes a number of bytes with three digits at most.
+func bytesText(n int64) string {
+	const step = 1024
+	units := []string{"B", "KiB", "MiB", "GiB"}
+	x := float64(n)
+	for len(units) > 1 && math.Abs(x) >= step {
+		x, units = x/step, units[1:]
+	}
+	return short(x) + " " + units[0]
+}
+
+// secondsText writes a time.
+func secondsText(x float64) string {
+	switch a := math.Abs(x); {
+	case a == 0:
+		return "0"
+	case a < 1e-3:
+		return short(x*1e6) + " us"
+	case a < 1:
+		return short(x*1e3) + " ms"
+	}
+	return short(x) + " s"
+}
+
+// short writes three digits, and more only before the point.
+func short(x float64) string {
+	decimals := 2
+	for limit := 10.0; decimals > 0 && math.Abs(x) >= limit; limit *= 10 {
+		decimals--
+	}
+	text := fmt.Sprintf("%.*f", decimals, x)
+	if decimals > 0 {
+		for text[len(text)-1] == '0' {
+			text = text[:len(text)-1]
+		}
+		if text[len(text)-1] == '.' {
+			text = text[:len(text)-1]
+		}
+	}
+	return text
+}
+
+// stepNames are all that --only takes.
+func stepNames() []string {
+	var names []string
+	for _, sc := range scenarios {
+		names = append(names, sc.name)
+		for _, st := range sc.steps {
+			names = append(names, st.name)
+		}
+	}
+	return slices.Clip(names)
+}
