@@ -81,7 +81,7 @@ func Open(ctx context.Context, c Config) (_ *Data, err error) {
 			err = errors.Join(err, d.Close())
 		}
 	}()
-	d.Blobs, err = blob.Open(blob.Config{Dir: d.path(blobsDir), UploadsDir: d.path(uploadsDir)})
+	d.Blobs, err = blob.Open(blob.Config{Dir: d.path(blobsDir), UploadsDir: d.path(uploadsDir), Prepared: true})
 	if err != nil {
 		return nil, fmt.Errorf("blobs: %w", err)
 	}

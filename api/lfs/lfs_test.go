@@ -120,7 +120,7 @@ func TestBatch(t *testing.T) {
 	for i, test := range []struct {
 		code    int
 		actions int
-	}{{0, 0}, {0, 2}, {0, 2}, {0, 2}, {422, 0}} {
+	}{{0, 0}, {0, 1}, {0, 1}, {0, 1}, {422, 0}} {
 		o := up.Objects[i]
 		if codeOf(o) != test.code || len(o.Actions) != test.actions {
 			t.Errorf("upload: object %d = %+v, want error %d and %d actions", i, o, test.code, test.actions)
@@ -522,7 +522,8 @@ func TestVerifyCallback(t *testing.T) {
 	s, _ := start(t)
 	const content = "to be verified"
 	o := object{oidOf(content), int64(len(content))}
-	to := href(t, s, "upload", "verify", o)
+	// No client is sent there, but those that were once may come.
+	to := "/acme/fraud.git/info/lfs/objects/" + o.OID + "/verify"
 	body := func(o object) string {
 		data, err := json.Marshal(o)
 		if err != nil {
@@ -530,7 +531,7 @@ func TestVerifyCallback(t *testing.T) {
 		}
 		return string(data)
 	}
-	if a := s.Do("POST", to, body(o), "Content-Type", mediaType); a.Status != 404 {
+	if a := s.As("POST", to, body(o), "Content-Type", mediaType); a.Status != 404 {
 		t.Errorf("verify before the upload = %d %s, want 404", a.Status, a.Body)
 	}
 	if a := s.Do("PUT", href(t, s, "upload", "upload", o), content); a.Status != 200 {
@@ -548,7 +549,7 @@ func TestVerifyCallback(t *testing.T) {
 		{"too long", `{"oid":"` + strings.Repeat("a", 5000) + `"}`, 422},
 	}
 	for _, test := range tests {
-		if a := s.Do("POST", to, test.body, "Content-Type", mediaType); a.Status != test.status {
+		if a := s.As("POST", to, test.body, "Content-Type", mediaType); a.Status != test.status {
 			t.Errorf("verify with %s = %d %s, want %d", test.name, a.Status, a.Body, test.status)
 		}
 	}

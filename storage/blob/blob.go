@@ -57,6 +57,9 @@ type Config struct {
 	// UploadsDir holds what is not finished and must be on the file system of Dir. By default it is
 	// "uploads" beside Dir.
 	UploadsDir string
+	// Prepared makes Open make all directories of the store, so that no commit has to wait until one is made and
+	// durable. It costs some milliseconds, once.
+	Prepared bool
 	// FS changes the disk; tests break it. The default works.
 	FS durable.FS
 }
@@ -95,7 +98,7 @@ func Open(config Config) (*Dir, error) {
 		d.uploads = filepath.Join(filepath.Dir(config.Dir), "uploads")
 	}
 	d.buffers.New = func() any { b := make([]byte, bufferBytes); return &b }
-	if err := d.prepare(); err != nil {
+	if err := d.prepare(config.Prepared); err != nil {
 		return nil, fmt.Errorf("open blobs in %s: %w", config.Dir, err)
 	}
 	root, err := os.OpenRoot(d.path)
@@ -111,7 +114,7 @@ func Open(config Config) (*Dir, error) {
 
 // prepare cleans up after a killed process. That one may have made a shard or renamed a blob into it,
 // and died before the sync, so what is found is made durable before anybody can see it.
-func (d *Dir) prepare() error {
+func (d *Dir) prepare(prepared bool) error {
 	for _, path := range []string{d.path, d.uploads} {
 		if err := d.fs.MkdirAll(path, 0o700); err != nil {
 			return err
@@ -134,14 +137,27 @@ func (d *Dir) prepare() error {
 	for i := range d.shards {
 		s := &d.shards[i]
 		s.name = fmt.Sprintf("%02x", i)
-		s.made.Store(found[s.name])
 		s.committing = map[digest.Digest]chan struct{}{}
 		s.hidden = map[digest.Digest]struct{}{}
+		s.made.Store(found[s.name])
+		if prepared && !found[s.name] {
+			if err := os.Mkdir(filepath.Join(d.path, s.name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+				return err
+			}
+		}
 	}
-	if len(found) == 0 {
-		return nil
+	switch {
+	case len(found) > 0:
+		err = d.fs.SyncTree(d.path)
+	case prepared:
+		err = d.fs.SyncDir(d.path)
 	}
-	return d.fs.SyncTree(d.path)
+	for i := range d.shards {
+		if prepared && err == nil {
+			d.shards[i].made.Store(true)
+		}
+	}
+	return err
 }
 
 func sameFileSystem(a, b string) error {
