@@ -14,6 +14,7 @@ import (
 
 	"github.com/herdbook/herdbook/api/githttp"
 	"github.com/herdbook/herdbook/api/lfs"
+	"github.com/herdbook/herdbook/api/ssh"
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/lifecycle"
 	"github.com/herdbook/herdbook/storage/blob"
@@ -109,17 +110,37 @@ func (t transport) ReceivePack(ctx context.Context, r githttp.Receive) error {
 		return err
 	}
 	return t.store.ReceivePack(ctx, gitrepo.ReceivePack{
-		Repository: repo, GitProtocol: r.Protocol, PushID: r.PushID, In: r.In, Out: r.Out,
-		Check: func(ctx context.Context, p *gitrepo.Push) error {
-			err := r.Check(ctx, push{p})
-			var refused *lifecycle.RefusedError
-			if errors.As(err, &refused) {
-				return &gitrepo.Refusal{Lines: refused.Lines}
-			}
-			return err
-		},
-		Finish: r.Finish,
+		Repository: repo, GitProtocol: r.Protocol, PushID: r.PushID, In: r.In, Out: r.Out, Check: checked(r.Check), Finish: r.Finish,
 	})
+}
+
+// ConnectUploadPack implements ssh.Transport.
+func (t transport) ConnectUploadPack(ctx context.Context, name registry.ModelName, protocol string, s ssh.Stream) error {
+	repo, err := t.store.Create(ctx, name)
+	if err != nil {
+		return err
+	}
+	return t.store.ConnectUploadPack(ctx, gitrepo.UploadPack{Repository: repo, GitProtocol: protocol, In: s.In, Out: s.Out, Stop: s.Stop})
+}
+
+// ConnectReceivePack implements ssh.Transport.
+func (t transport) ConnectReceivePack(ctx context.Context, r ssh.Receive) error {
+	return t.store.ConnectReceivePack(ctx, gitrepo.ReceivePack{
+		Repository: t.store.Repository(r.Model), GitProtocol: r.Protocol, PushID: r.PushID, In: r.Stream.In, Out: r.Stream.Out, Stop: r.Stream.Stop,
+		Check: checked(r.Check), Finish: r.Finish,
+	}, r.Exists, r.Begin)
+}
+
+// checked shows the store a push as the lifecycle sees it, and a refusal the other way.
+func checked(check func(context.Context, lifecycle.Push) error) func(context.Context, *gitrepo.Push) error {
+	return func(ctx context.Context, p *gitrepo.Push) error {
+		err := check(ctx, push{p})
+		var refused *lifecycle.RefusedError
+		if errors.As(err, &refused) {
+			return &gitrepo.Refusal{Lines: refused.Lines}
+		}
+		return err
+	}
 }
 
 // push is a push in quarantine as the lifecycle wants it.

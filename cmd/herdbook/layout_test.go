@@ -38,7 +38,8 @@ var imports = map[string][]string{
 	"storage/internal/durable/durabletest": {"storage/internal/durable"},
 	"api":                                  {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door"},
 	"api/githttp":                          {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/door"},
-	"api/lfs":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/door"},
+	"api/lfs":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door"},
+	"api/ssh":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth"},
 	"api/oci":                              {"registry", "registry/access", "registry/modelpack", "registry/problem", "api/internal/auth", "api/internal/door"},
 	"api/client":                           {"registry", "api"},
 	"api/internal/auth":                    {"registry", "registry/access"},
@@ -54,7 +55,7 @@ var imports = map[string][]string{
 	"cmd/herdbook-bench": {},
 	"cmd/herdbook": {
 		"registry", "registry/access", "registry/lifecycle", "storage", "storage/blob", "storage/gitrepo", "storage/gitrepo/hook",
-		"api", "api/githttp", "api/lfs", "api/oci", "api/client", "hooks", "hooks/webhook", "web",
+		"api", "api/githttp", "api/lfs", "api/oci", "api/ssh", "api/client", "hooks", "hooks/webhook", "web",
 	},
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/herdbook/herdbook/api/githttp"
 	"github.com/herdbook/herdbook/api/lfs"
 	"github.com/herdbook/herdbook/api/oci"
+	"github.com/herdbook/herdbook/api/ssh"
 	"github.com/herdbook/herdbook/hooks"
 	"github.com/herdbook/herdbook/hooks/webhook"
 	"github.com/herdbook/herdbook/registry"
@@ -33,6 +34,7 @@ import (
 type serveCommand struct {
 	Config         string `name:"config" env:"HERDBOOK_CONFIG" help:"YAML file with settings; flags and HERDBOOK_* variables go before it." placeholder:"FILE"`
 	Listen         string `name:"listen" help:"Address to listen on (default 127.0.0.1:8080; HERDBOOK_LISTEN)." placeholder:"HOST:PORT"`
+	SSHListen      string `name:"ssh-listen" help:"Address to take Git over SSH on (default: nowhere; HERDBOOK_SSH_LISTEN)." placeholder:"HOST:PORT"`
 	Data           string `name:"data" help:"Data directory (default ./herdbook-data; HERDBOOK_DATA)." placeholder:"DIR"`
 	PublicURL      string `name:"public-url" help:"Address at which clients reach the server (default: where it listens; HERDBOOK_PUBLIC_URL)." placeholder:"URL"`
 	AnonymousRead  string `name:"anonymous-read" help:"Whether callers without a token read public models: on, off or auto, which is on for loopback (HERDBOOK_ANONYMOUS_READ)." placeholder:"MODE"`
@@ -50,7 +52,7 @@ func (serveCommand) Help() string {
 func (c serveCommand) flags() map[string]any {
 	flags := map[string]any{}
 	for key, value := range map[string]string{
-		"listen": c.Listen, "data": c.Data, "public_url": c.PublicURL, "anonymous_read": c.AnonymousRead, "log_level": c.LogLevel,
+		"listen": c.Listen, "ssh_listen": c.SSHListen, "data": c.Data, "public_url": c.PublicURL, "anonymous_read": c.AnonymousRead, "log_level": c.LogLevel,
 	} {
 		if value != "" {
 			flags[key] = value
@@ -78,6 +80,13 @@ func (c serveCommand) Run(ctx context.Context, t terminal) error {
 		return fmt.Errorf("listen: %w", err)
 	}
 	defer listener.Close()
+	var sshListener net.Listener
+	if s.SSHListen != "" {
+		if sshListener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", s.SSHListen); err != nil {
+			return fmt.Errorf("listen for SSH: %w", err)
+		}
+		defer sshListener.Close()
+	}
 	if s.public == nil {
 		s.public = &url.URL{Scheme: "http", Host: listener.Addr().String()}
 		if loopback, err := isLoopback(s.Listen); err == nil && !loopback {
@@ -91,7 +100,7 @@ func (c serveCommand) Run(ctx context.Context, t terminal) error {
 	if err := errors.Join(srv.assemble(), srv.firstToken(ctx, t.err)); err != nil {
 		return errors.Join(err, srv.data.Close())
 	}
-	return srv.serve(ctx, listener)
+	return srv.serve(ctx, listener, sshListener)
 }
 
 // server is everything that runs.
@@ -102,6 +111,7 @@ type server struct {
 	lifecycle  *lifecycle.Service
 	dispatcher *hooks.Dispatcher
 	handler    http.Handler
+	ssh        *ssh.Server // nil when it is not served
 }
 
 // open opens the data directory and puts the parts together.
@@ -164,6 +174,7 @@ func (s *server) assemble() error {
 	if err != nil {
 		return fmt.Errorf("key of signed addresses: %w", err)
 	}
+	signer := lfs.NewSigner(key)
 	positionKey, err := s.data.Secret("position-key", newKey)
 	if err != nil {
 		return fmt.Errorf("key of positions: %w", err)
@@ -190,13 +201,28 @@ func (s *server) assemble() error {
 				Lines: pushLines(s.public.Host, page), Pushed: counters.pushed, Log: s.log,
 			}),
 			lfs.New(lfs.Config{
-				Index: index, Blobs: uploads{content}, Lifecycle: s.lifecycle, Signer: lfs.NewSigner(key), PublicURL: s.public, Log: s.log,
+				Index: index, Blobs: uploads{content}, Lifecycle: s.lifecycle, Signer: signer, PublicURL: s.public, Log: s.log,
 				BatchRate: s.LFSBatchRate,
 			}),
 			oci.New(oci.Config{Index: index, Blobs: content, PublicURL: s.public, Log: s.log}),
 		},
 	})
-	return nil
+	if s.SSHListen == "" {
+		return nil
+	}
+	hostKey, err := s.data.Secret("ssh-host-key", ssh.NewHostKey)
+	if err != nil {
+		return fmt.Errorf("host key of SSH: %w", err)
+	}
+	s.ssh, err = ssh.New(ssh.Config{
+		Index: index, Lifecycle: s.lifecycle, Transport: transport{s.data.Repositories},
+		Lines: pushLines(s.public.Host, page), Pushed: counters.pushed,
+		Authorization: func(m registry.Model, tokenID string, upload bool) (string, time.Duration) {
+			return signer.Authorization(lfs.Session{Model: m.Name.String(), ModelID: m.ID, TokenID: tokenID, Upload: upload}, time.Now())
+		},
+		PublicURL: s.public, HostKey: hostKey, Log: s.log, Metrics: metrics, Drain: drain,
+	})
+	return err
 }
 
 // firstToken makes the administrator's token when there is no token at all. It is shown on a
@@ -229,7 +255,7 @@ func (s *server) firstToken(ctx context.Context, out io.Writer) error {
 const drain = 30 * time.Second
 
 // serve brings the models up to date, answers until ctx ends, and closes everything.
-func (s *server) serve(ctx context.Context, listener net.Listener) (err error) {
+func (s *server) serve(ctx context.Context, listener, sshListener net.Listener) (err error) {
 	defer func() { err = errors.Join(err, s.data.Close()) }()
 	if err := s.lifecycle.Start(ctx); err != nil {
 		return err
@@ -259,10 +285,14 @@ func (s *server) serve(ctx context.Context, listener net.Listener) (err error) {
 	}
 	served := make(chan error, 1)
 	go func() { served <- h.Serve(listener) }()
+	sshFailed, endSSH := s.serveSSH(ctx, sshListener)
+	defer endSSH()
 	s.log.InfoContext(ctx, "serving", "listen", listener.Addr().String(), "url", s.public.String(), "data", s.Data, "version", programVersion())
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve: %w", err)
+	case err := <-sshFailed:
+		return errors.Join(fmt.Errorf("serve SSH: %w", err), h.Close())
 	case <-ctx.Done():
 	}
 	s.log.InfoContext(ctx, "stopping; requests that are under way may end", "within", drain)
@@ -273,6 +303,27 @@ func (s *server) serve(ctx context.Context, listener net.Listener) (err error) {
 		return h.Close()
 	}
 	return nil
+}
+
+// serveSSH answers over SSH, where it is wanted, until ctx ends or end is called, which waits for the sessions. Why it
+// cannot go on is sent to failed.
+func (s *server) serveSSH(ctx context.Context, listener net.Listener) (failed <-chan error, end func()) {
+	if s.ssh == nil {
+		return nil, func() {}
+	}
+	s.log.InfoContext(ctx, "serving SSH", "listen", listener.Addr().String(), "key", s.ssh.Fingerprint())
+	ctx, stop := context.WithCancel(ctx)
+	errs := make(chan error, 1)
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := s.ssh.Serve(ctx, listener); err != nil {
+			errs <- err
+		}
+	})
+	return errs, func() {
+		stop()
+		serving.Wait()
+	}
 }
 
 // Unfinished uploads are removed when nothing has come for uploadLife; they are looked at every

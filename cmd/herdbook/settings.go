@@ -30,6 +30,7 @@ import (
 // file, else by the defaults.
 type settings struct {
 	Listen            string         `koanf:"listen"`
+	SSHListen         string         `koanf:"ssh_listen"` // empty for no SSH
 	Data              string         `koanf:"data"`
 	PublicURL         string         `koanf:"public_url"`
 	AnonymousRead     string         `koanf:"anonymous_read"` // auto, on or off; auto is on for loopback
@@ -78,7 +79,7 @@ func readSettings(configFile string, flags map[string]any) (settings, error) {
 		return settings{}, err
 	}
 	known := k.Keys()
-	known = append(known, "public_url", "insecure_no_auth")
+	known = append(known, "public_url", "insecure_no_auth", "ssh_listen")
 	if configFile != "" {
 		given := koanf.New(".")
 		if err := given.Load(file.Provider(configFile), yaml.Parser()); err != nil {
@@ -120,6 +121,11 @@ func (s *settings) check() error {
 	loopback, err := isLoopback(s.Listen)
 	if err != nil {
 		return err
+	}
+	if s.SSHListen != "" {
+		if _, _, err := net.SplitHostPort(s.SSHListen); err != nil {
+			return fmt.Errorf("ssh_listen %q is not of the form HOST:PORT", s.SSHListen)
+		}
 	}
 	switch s.AnonymousRead {
 	case "on", "off":
