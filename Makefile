@@ -36,7 +36,7 @@ check: hook ## Format, vet, staticcheck, layout and the fast tests, with the rac
 	$(GO) vet ./...
 	$(GO) tool staticcheck -checks all ./...
 	$(GO) test -race $$($(GO) list ./... | grep -v -x -F '$(SLOW)')
-	$(GO) test -race -skip '^TestScripts' $(SLOW)
+	$(GO) test -race -skip '^Test(Scripts|Crash|PowerCut|Fault)' $(SLOW)
 
 bin/herdbook-bench: $(wildcard cmd/herdbook-bench/*.go) go.mod
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/herdbook-bench

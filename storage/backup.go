@@ -349,6 +349,10 @@ func ReadBackup(dir string) (Backup, error) {
 // Restore makes a data directory from a backup. The directory must not be there, or be empty. Each blob is compared with
 // its digest; a damaged one is reported and left out. The directory appears when all of it is durable.
 func Restore(ctx context.Context, from, to string, report Report) (Backup, error) {
+	return restore(ctx, durable.FS{}, from, to, report)
+}
+
+func restore(ctx context.Context, fsys durable.FS, from, to string, report Report) (Backup, error) {
 	b, err := ReadBackup(from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return b, fmt.Errorf("restore: %s holds no backup: there is no %s in it", from, backupFile)
@@ -366,7 +370,7 @@ func Restore(ctx context.Context, from, to string, report Report) (Backup, error
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return b, fmt.Errorf("restore: %w", err)
 	}
-	r := restoring{from: from, to: to, report: report}
+	r := restoring{fsys: fsys, from: from, to: to, report: report}
 	if err := r.run(ctx, b); err != nil {
 		return b, fmt.Errorf("restore to %s: %w", to, err)
 	}

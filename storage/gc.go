@@ -28,6 +28,7 @@ type Collected struct {
 func (d *Data) Collect(ctx context.Context, before time.Time, dryRun bool, report Report, removed func(digest.Digest, int64)) (Collected, error) {
 	d.collecting.Lock()
 	defer d.collecting.Unlock()
+	defer d.naming.collect()()
 	var c Collected
 	var unnamed []blob.Descriptor
 	named, err := d.named(ctx)
@@ -55,16 +56,12 @@ func (d *Data) Collect(ctx context.Context, before time.Time, dryRun bool, repor
 		return c, err
 	}
 	s.done()
-	// Something may have been named since.
-	if named, err = d.named(ctx); err != nil {
-		return c, err
-	}
 	s = report.step("remove", "blobs", int64(len(unnamed)))
 	for _, b := range unnamed {
 		s.add(1)
-		deleted := !named[b.Digest]
-		if deleted && !dryRun {
-			deleted, err = d.Blobs.DeleteUnused(ctx, b.Digest, before)
+		deleted := true
+		if !dryRun {
+			deleted, err = d.naming.remove(b.Digest, func() (bool, error) { return d.Blobs.DeleteUnused(ctx, b.Digest, before) })
 			if errors.Is(err, blob.ErrNotFound) {
 				continue
 			}

@@ -48,6 +48,8 @@ type Config struct {
 	Dir          string // made if it is missing
 	Log          *slog.Logger
 	MaxPushBytes int64 // of one pack; by default what gitrepo allows
+
+	FS durable.FS // changes the disk, beside what git and the index do; tests break it. The default works.
 }
 
 // Data is an open data directory.
@@ -64,12 +66,13 @@ type Data struct {
 	decoder *registry.Decoder
 
 	collecting sync.Mutex // held while blobs are removed for good
+	naming     naming
 }
 
 // Open opens a data directory and brings the index up to the journal. A second server on the
 // same directory is refused.
 func Open(ctx context.Context, c Config) (_ *Data, err error) {
-	d := &Data{dir: c.Dir, decoder: registry.NewDecoder()}
+	d := &Data{dir: c.Dir, fsys: c.FS, decoder: registry.NewDecoder()}
 	if err := d.fsys.MkdirAll(c.Dir, dirPerm); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
@@ -81,7 +84,7 @@ func Open(ctx context.Context, c Config) (_ *Data, err error) {
 			err = errors.Join(err, d.Close())
 		}
 	}()
-	d.Blobs, err = blob.Open(blob.Config{Dir: d.path(blobsDir), UploadsDir: d.path(uploadsDir), Prepared: true})
+	d.Blobs, err = blob.Open(blob.Config{Dir: d.path(blobsDir), UploadsDir: d.path(uploadsDir), FS: c.FS, Prepared: true})
 	if err != nil {
 		return nil, fmt.Errorf("blobs: %w", err)
 	}
@@ -97,7 +100,7 @@ func Open(ctx context.Context, c Config) (_ *Data, err error) {
 		}
 	}
 	d.Repositories, err = gitrepo.Open(ctx, gitrepo.Config{
-		Dir: d.path(reposDir), RunDir: d.path(runDir), Log: c.Log, MaxPushBytes: c.MaxPushBytes,
+		Dir: d.path(reposDir), RunDir: d.path(runDir), Log: c.Log, MaxPushBytes: c.MaxPushBytes, FS: c.FS,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("repositories: %w", err)
@@ -144,7 +147,7 @@ func (d *Data) openJournal(ctx context.Context, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	d.journal, err = journal.Open(journal.Config{Dir: d.path(journalDir), Apply: d.apply, Durable: applied})
+	d.journal, err = journal.Open(journal.Config{Dir: d.path(journalDir), Apply: d.apply, Durable: applied, FS: d.fsys})
 	var lost *journal.LostError
 	switch {
 	case errors.As(err, &lost):
@@ -275,6 +278,13 @@ func (d *Data) Commit(ctx context.Context, g registry.Group) error {
 	}
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
+	}
+	if blobs := namedBy(read); len(blobs) > 0 {
+		done, err := d.naming.name(ctx, blobs, d.Blobs)
+		if err != nil {
+			return fmt.Errorf("commit: %w", err)
+		}
+		defer done()
 	}
 	_, err = d.journal.Append(ctx, payload)
 	switch {

@@ -314,16 +314,20 @@ func (w *worker) gitStep() func() error {
 		args = append(args, "refs/tags/"+tag)
 		facts = append(facts, fact{Kind: factRef, Model: w.model, Name: "refs/tags/" + tag, Value: commit}, fact{Kind: factVersion, Model: w.model, Name: tag, Value: commit})
 	}
-	uploaded := false
+	uploaded, upload := false, w.m.upload
+	if w.random.IntN(2) == 0 {
+		upload = w.m.uploadParts
+	}
 	return func() error {
 		if !uploaded {
 			object := fact{Kind: factObject, Model: w.model, Name: oidOf(content), Value: strconv.Itoa(len(content))}
-			if err := w.note(func() error { return w.m.upload(w.model, content) }, object); err != nil {
+			if err := w.note(func() error { return upload(w.model, content) }, object); err != nil {
 				return err
 			}
 			uploaded = true
 		}
 		if err := w.note(func() error { _, err := w.m.git(w.dir, args...); return err }, facts...); err != nil {
+			uploaded = false // git-lfs asks each time
 			return err
 		}
 		if tag != "" {

@@ -1,6 +1,8 @@
 package lifecycle_test
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -115,6 +117,37 @@ func TestReleaseWaitsForPushes(t *testing.T) {
 	}
 	if got := released(t, s, time.Now().Add(time.Hour), false); len(got) != 0 {
 		t.Errorf("Release after that = %v, want nothing: %s is named", got, kept)
+	}
+}
+
+// unavailableOnce is a journal that refuses the next commit once.
+type unavailableOnce struct {
+	lifecycle.Journal
+	refuse bool
+}
+
+func (j *unavailableOnce) Commit(ctx context.Context, g registry.Group) error {
+	if j.refuse {
+		j.refuse = false
+		return fmt.Errorf("removed as garbage: %w", registry.ErrUnavailable)
+	}
+	return j.Journal.Commit(ctx, g)
+}
+
+// A version whose files were collected before it named them is published by the same push.
+func TestFinishPushAfterACollection(t *testing.T) {
+	journal := &unavailableOnce{}
+	s := open(t, func(f *faults) { journal.Journal, f.Journal = f.Journal, journal })
+	m := s.model(fraud)
+	s.commit(m.Name, "main", map[string]string{"README.md": "x"})
+	s.git(m.Name, "update-ref", "refs/tags/v1.0.0", "refs/heads/main")
+	journal.refuse = true
+	report, err := s.FinishPush(t.Context(), m, "p1", nil)
+	if err != nil || len(report.Published) != 1 {
+		t.Errorf("FinishPush whose first commit is refused = %d versions, %v, want 1", len(report.Published), err)
+	}
+	if journal.refuse {
+		t.Error("no commit was refused: the test tests nothing")
 	}
 }
 

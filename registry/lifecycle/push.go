@@ -326,7 +326,12 @@ func (o *missingObjects) refuse() error {
 // the client is gone.
 func (s *Service) FinishPush(ctx context.Context, m registry.Model, pushID string, updates []registry.RefUpdate) (Report, error) {
 	s.endPush(pushID)
-	return s.reconcile(ctx, m.ID, updates)
+	report, err := s.reconcile(ctx, m.ID, updates)
+	if errors.Is(err, registry.ErrUnavailable) {
+		// Files of a version were taken for garbage before the version named them: they are stored again.
+		report, err = s.reconcile(ctx, m.ID, updates)
+	}
+	return report, err
 }
 
 // EndPush is called when a push has ended, whatever came of it, also after [Service.FinishPush]. A push that was admitted

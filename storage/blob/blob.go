@@ -123,7 +123,7 @@ func (d *Dir) prepare(prepared bool) error {
 	if err := sameFileSystem(d.path, d.uploads); err != nil {
 		return err
 	}
-	if err := d.fs.RemoveTemps(d.uploads); err != nil {
+	if err := d.removeTemps(); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(d.path)
@@ -141,7 +141,7 @@ func (d *Dir) prepare(prepared bool) error {
 		s.hidden = map[digest.Digest]struct{}{}
 		s.made.Store(found[s.name])
 		if prepared && !found[s.name] {
-			if err := os.Mkdir(filepath.Join(d.path, s.name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			if err := d.fs.Mkdir(filepath.Join(d.path, s.name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
 		}
@@ -158,6 +158,26 @@ func (d *Dir) prepare(prepared bool) error {
 		}
 	}
 	return err
+}
+
+// removeTemps removes what is unfinished beside the uploads and in each of them; the uploads themselves can be resumed.
+func (d *Dir) removeTemps() error {
+	if err := d.fs.RemoveTemps(d.uploads); err != nil {
+		return err
+	}
+	uploads, err := os.ReadDir(d.uploads)
+	if err != nil {
+		return err
+	}
+	for _, u := range uploads {
+		if !u.IsDir() {
+			continue
+		}
+		if err := d.fs.RemoveTemps(filepath.Join(d.uploads, u.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func sameFileSystem(a, b string) error {

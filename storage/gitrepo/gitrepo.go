@@ -76,6 +76,9 @@ type Config struct {
 
 	// CloseWait is how long Close waits for fetches and pushes before it kills them. Default: 10 s.
 	CloseWait time.Duration
+
+	// FS changes the disk, beside what git does; tests break it. The default works.
+	FS durable.FS
 }
 
 func (c *Config) setDefaults() {
@@ -166,7 +169,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("no directory for the repositories is configured")
 	}
-	s := &Store{fsys: durable.FS{}, keepAlive: 5 * time.Second, snapshots: newSnapshots(), made: map[string]struct{}{}}
+	s := &Store{fsys: cfg.FS, keepAlive: 5 * time.Second, snapshots: newSnapshots(), made: map[string]struct{}{}}
 	if err := s.open(ctx, cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

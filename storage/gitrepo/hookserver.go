@@ -2,6 +2,7 @@ package gitrepo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -297,7 +298,7 @@ func (h *hookServer) serve(conn net.Conn) {
 	case errors.Is(err, context.Canceled): // the client is gone, or the hook, or we close
 	default:
 		log.Error("check a push", "model", p.repo.name, "push", p.id, "err", err)
-		_ = hook.WriteText(conn, fmt.Sprintf("herdbook: internal error; the push was refused (push %s)", p.id))
+		_ = hook.WriteText(conn, fmt.Sprintf("herdbook: %s; the push was refused (push %s)", cmp.Or(trouble(err), "internal error"), p.id))
 	}
 	_ = hook.WriteExit(conn, 1)
 }

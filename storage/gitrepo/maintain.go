@@ -2,6 +2,7 @@ package gitrepo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -171,7 +172,8 @@ func (r *Repository) repack(ctx context.Context, kind repacking) error {
 	cmd := r.store.command(ctx, r.path, kind.args()...)
 	cmd.holdLock(r.store)
 	if err := cmd.run(); err != nil {
-		return err
+		// On a full disk what it left would keep the disk full.
+		return errors.Join(err, r.store.removeLeftoversFrom(r.path, "objects/pack"))
 	}
 	return r.Sync(ctx, nil)
 }

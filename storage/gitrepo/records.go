@@ -68,7 +68,7 @@ func (r *Repository) writeRecords(ctx context.Context, commits []registry.Record
 	cmd.holdLock(r.store)
 	cmd.Stdin = bytes.NewReader(stream)
 	if err := cmd.run(); err != nil {
-		return errors.Join(err, r.removeCrashReports())
+		return errors.Join(err, r.removeFailedImport())
 	}
 	return r.Sync(life, updates)
 }
@@ -156,15 +156,16 @@ func recordPath(path string) bool {
 	return true
 }
 
-// removeCrashReports removes what a fast-import that failed leaves; its error says the same.
-func (r *Repository) removeCrashReports() error {
+// removeFailedImport removes what a fast-import that failed leaves: a report, whose error says the same, and its pack. Pushes write
+// theirs in quarantine, and a repack does not run meanwhile.
+func (r *Repository) removeFailedImport() error {
 	entries, err := os.ReadDir(r.path)
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), "fast_import_crash_") {
 			err = errors.Join(err, os.Remove(filepath.Join(r.path, e.Name())))
 		}
 	}
-	return err
+	return errors.Join(err, r.store.removeLeftoversFrom(r.path, "objects/pack"))
 }
 
 // RecordTip returns the message and the name of the last commit of a ref. No such ref is a

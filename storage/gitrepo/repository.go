@@ -371,7 +371,7 @@ func (s *Store) SyncAll(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	if err := syncFileSystem(s.dir); err != nil {
+	if err := s.fsys.SyncTree(s.dir); err != nil {
 		return fmt.Errorf("sync the file system of %s: %w", s.dir, err)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/herdbook/herdbook/registry"
@@ -480,6 +481,7 @@ func (r *receiving) answer(ctx context.Context, cmd *process, out io.ReadCloser)
 	}
 	gitErr := cmd.wait()
 	if !r.push.accepted.Load() {
+		r.explain()
 		r.client.send(r.held.held)
 		switch {
 		case readErr != nil:
@@ -508,7 +510,7 @@ func (r *receiving) answer(ctx context.Context, cmd *process, out io.ReadCloser)
 		lines, err := r.finish(ctx, moved)
 		if err != nil {
 			r.store.log.Error("finish a push whose refs moved", "model", name, "push", r.req.PushID, "err", err)
-			r.fail(report)
+			r.fail(report, err)
 			return r.answered()
 		}
 		if r.held.bands && len(lines) > 0 {
@@ -517,6 +519,45 @@ func (r *receiving) answer(ctx context.Context, cmd *process, out io.ReadCloser)
 	}
 	r.client.send(r.held.held)
 	return r.answered()
+}
+
+// explain tells the user why git could not take the pack, when that is the disk. Git itself often says only what it
+// could not do.
+func (r *receiving) explain() {
+	report, err := parseReport(r.held.report)
+	if err != nil || report.unpack == "ok" || !r.held.bands {
+		return
+	}
+	if why := trouble(r.store.tryDisk()); why != "" {
+		r.store.log.Error("a push cannot be stored", "model", r.req.Repository.name, "push", r.req.PushID, "reason", why)
+		r.client.send(appendBand(nil, bandProgress, []byte("herdbook: "+why+"\n")))
+	}
+}
+
+// tryBytes is more than what is left when a disk is called full.
+const tryBytes = 64 << 10
+
+// tryDisk writes a little beside the repositories and returns what is in the way.
+func (s *Store) tryDisk() error {
+	f, err := s.fsys.CreateTemp(s.dir, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, tryBytes))
+	return errors.Join(err, f.Close(), s.fsys.Remove(f.Name()))
+}
+
+// trouble is what users may know of an error of the machine, for one line; empty of any other error.
+func trouble(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "the server has no space left for new content; reading still works"
+	case errors.Is(err, syscall.EROFS):
+		return "the server cannot write to its disk now; reading still works"
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, registry.ErrUnavailable):
+		return "the server cannot do this now; try again later"
+	}
+	return ""
 }
 
 // answered is nil if the client got all that was sent to it.
@@ -572,8 +613,11 @@ func (r *receiving) finish(ctx context.Context, moved []registry.RefUpdate) (lin
 }
 
 // fail tells the client that its push is not recorded, instead of the report that says it went well.
-func (r *receiving) fail(report pushReport) {
+func (r *receiving) fail(report pushReport, why error) {
 	text := fmt.Sprintf("herdbook: the push was received but could not be recorded (push %s); push again", r.req.PushID)
+	if what := trouble(why); what != "" {
+		text += ": " + what
+	}
 	if !r.held.bands {
 		r.client.send(report.failedReport(text))
 		return
