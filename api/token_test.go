@@ -104,6 +104,18 @@ func TestSSHKeys(t *testing.T) {
 	if a := s.As("POST", "/api/v1/tokens", request(line)); a.Status != 409 || !strings.Contains(a.Body, "ada") {
 		t.Errorf("the same key again = %d %s, want 409", a.Status, a.Body)
 	}
+	// A key that was revoked and added again is another token: the old id stays worth nothing.
+	old := made
+	if a := s.As("DELETE", "/api/v1/tokens/"+old.ID, ""); a.Status != 204 {
+		t.Fatalf("DELETE of the key = %d %s", a.Status, a.Body)
+	}
+	made = newToken(t, s, request(line))
+	if a := s.As("GET", "/api/v1/tokens", ""); strings.Contains(a.Body, old.ID) || strings.Count(a.Body, made.ID) != 1 {
+		t.Errorf("list of tokens = %s, want %s once and not %s", a.Body, made.ID, old.ID)
+	}
+	if a := s.As("DELETE", "/api/v1/tokens/"+old.ID, ""); a.Status != 404 {
+		t.Errorf("DELETE of the revoked id = %d, want 404", a.Status)
+	}
 	// The public half of a key proves nothing over HTTP, in whatever form.
 	raw, _ := base64.StdEncoding.DecodeString(strings.Fields(line)[1])
 	for _, secret := range []string{line, strings.Fields(line)[1], string(raw), "ssh:" + string(raw)} {

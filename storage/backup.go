@@ -103,6 +103,8 @@ func (w *backupWork) prepare(ctx context.Context) error {
 		return err
 	case before.JournalID != w.result.JournalID:
 		return errors.New("the directory holds the backup of another server; choose another one")
+	case before.LastGroup >= w.Data.journal.Next():
+		return fmt.Errorf("the directory holds a backup that goes up to group %d, and this server was restored from an older one; choose another directory", before.LastGroup)
 	}
 	return nil
 }
@@ -148,6 +150,13 @@ func (w *backupWork) repositories(ctx context.Context) error {
 	keep := map[string]bool{}
 	for _, name := range names {
 		path := filepath.Join(w.to, reposDir, name.Namespace(), name.Name()+".git")
+		if emptied, err := w.emptied(ctx, name); err != nil {
+			return err
+		} else if emptied {
+			keep[path] = true
+			w.lost("repository", name.String())
+			continue
+		}
 		err := w.Repositories.Repository(name).CopyTo(ctx, w.fsys, path, func(n int) { w.result.CopiedBytes += int64(n) })
 		if errors.Is(err, registry.ErrNotFound) {
 			continue // deleted just now
@@ -160,7 +169,43 @@ func (w *backupWork) repositories(ctx context.Context) error {
 		s.add(1)
 	}
 	s.done()
+	// What the index has and the disk has not is lost, and not deleted.
+	models, err := w.Index.AllModels(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range models {
+		path := filepath.Join(w.to, reposDir, m.Name.Namespace(), m.Name.Name()+".git")
+		if !keep[path] && m.DefaultBranch != "" {
+			keep[path] = true
+			w.lost("repository", m.Name.String())
+		}
+	}
 	return w.dropRepositories(keep)
+}
+
+// lost reports what the server should have and has not. What an earlier backup has of it stays there.
+func (w *backupWork) lost(what, name string) {
+	w.report.found(Finding{
+		Severity: Damage, What: what, Name: name, Problem: "it is gone from the server; what an earlier backup here has of it is kept",
+		Advice: "run herdbook fsck, and put it back from this backup",
+	})
+}
+
+// emptied reports whether a repository has lost what the index knows of it, so that it must not replace an earlier copy.
+func (w *backupWork) emptied(ctx context.Context, name registry.ModelName) (bool, error) {
+	m, err := w.Index.ModelByName(ctx, name)
+	if errors.Is(err, registry.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil || m.DefaultBranch == "" {
+		return false, err
+	}
+	refs, err := w.Repositories.Repository(name).Refs(ctx)
+	if errors.Is(err, registry.ErrNotFound) {
+		return false, nil
+	}
+	return len(refs) == 0, err
 }
 
 // dropRepositories removes from an earlier backup what was deleted since.
@@ -216,7 +261,16 @@ func (w *backupWork) blobs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for hex := range there { // collected as garbage since
+	named, err := w.named(ctx)
+	if err != nil {
+		return err
+	}
+	for hex := range there {
+		if dgst := digest.NewDigestFromEncoded(digest.SHA256, hex); named[dgst] {
+			w.lost("blob", dgst.String())
+			continue
+		}
+		// Nothing names it any more: it was collected as garbage.
 		if err := w.fsys.Remove(filepath.Join(root, hex[:2], hex)); err != nil {
 			return err
 		}

@@ -228,6 +228,10 @@ func (c *check) repository(ctx context.Context, m registry.Model) error {
 		return nil
 	}
 	refs, err := repo.Refs(ctx)
+	if err != nil && ctx.Err() == nil {
+		c.damage("repository", m.Name.String(), advice, "its refs cannot be read: %v", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -333,6 +337,9 @@ func (c *check) blobs(ctx context.Context) error {
 			c.damage("blob", b.Digest.String(), advice, "it %s and is set aside", strings.TrimLeft(strings.TrimSuffix(problem, ": "+blob.ErrDamaged.Error()), ": "))
 			return nil
 		case errors.Is(err, blob.ErrNotFound): // deleted since
+			return nil
+		case err != nil && ctx.Err() == nil:
+			c.damage("blob", b.Digest.String(), "look at the disk", "%v", err)
 			return nil
 		}
 		return err

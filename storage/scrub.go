@@ -124,6 +124,9 @@ func (d *Data) scrub(ctx context.Context, dgst digest.Digest, pace pace, log *sl
 		log.ErrorContext(ctx, "a file is damaged and is set aside; send it again: git lfs push --all, or push the commit that has it",
 			"digest", dgst, "models", owners, "reason", err.Error())
 		return ownersErr
+	case err != nil && ctx.Err() == nil:
+		log.ErrorContext(ctx, "a file cannot be read; look at the disk", "digest", dgst, "error", err.Error())
+		return nil
 	}
 	return err
 }

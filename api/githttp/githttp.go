@@ -208,19 +208,19 @@ func (h *Handler) receive(c echo.Context) error {
 		return err
 	}
 	noCache(c, "application/x-git-receive-pack-result")
-	outcome := "failed"
+	outcome, id := "failed", lifecycle.NewPushID()
 	defer func() { h.Pushed(outcome) }()
 	defer drain(c)
 	defer func() {
 		if m.ID == "" {
 			return
 		}
-		if err := h.Lifecycle.EndPush(context.WithoutCancel(c.Request().Context()), m, by.ID); err != nil {
-			h.Log.ErrorContext(c.Request().Context(), "end of a push", "model", name, "push", by.ID, "error", err.Error())
+		if err := h.Lifecycle.EndPush(context.WithoutCancel(c.Request().Context()), m, id); err != nil {
+			h.Log.ErrorContext(c.Request().Context(), "end of a push", "model", name, "push", id, "error", err.Error())
 		}
 	}()
 	return h.Transport.ReceivePack(c.Request().Context(), Receive{
-		Model: name, Protocol: protocol(c.Request()), PushID: by.ID, In: in, Out: stream(c),
+		Model: name, Protocol: protocol(c.Request()), PushID: id, In: in, Out: stream(c),
 		Check: func(ctx context.Context, p lifecycle.Push) error {
 			var err error
 			if m.ID == "" {
@@ -235,7 +235,7 @@ func (h *Handler) receive(c echo.Context) error {
 			return err
 		},
 		Finish: func(ctx context.Context, updates []registry.RefUpdate) ([]string, error) {
-			report, err := h.Lifecycle.FinishPush(ctx, m, by.ID, updates)
+			report, err := h.Lifecycle.FinishPush(ctx, m, id, updates)
 			if err != nil {
 				return nil, err
 			}

@@ -26,6 +26,8 @@ type Stream struct {
 	In   io.Reader
 	Stop func() // ends In
 	Out  io.Writer
+	// Allowed says before each request of a fetch whether the client may still make it; nil is always.
+	Allowed func(ctx context.Context) error
 }
 
 // Receive is a push on its way in.
@@ -70,6 +72,12 @@ func (x *execution) connect() Stream {
 	return Stream{In: in, Stop: func() { _ = sent.Close() }, Out: x.stream}
 }
 
+// identifyAgain asks once more who holds the key.
+func (x *execution) identifyAgain(ctx context.Context) (err error) {
+	x.by.Identity, err = x.identity(ctx)
+	return err
+}
+
 func (x *execution) fetch(ctx context.Context) error {
 	m, err := x.authorized(ctx, access.Read)
 	if err != nil {
@@ -77,6 +85,13 @@ func (x *execution) fetch(ctx context.Context) error {
 	}
 	s := x.connect()
 	defer s.Stop()
+	// A client may stay connected and ask again and again: the key may have been revoked, and the model hidden.
+	s.Allowed = func(ctx context.Context) (err error) {
+		if err = x.identifyAgain(ctx); err == nil {
+			_, err = x.authorized(ctx, access.Read)
+		}
+		return err
+	}
 	return x.Transport.ConnectUploadPack(ctx, m.Name, x.protocol, s)
 }
 
@@ -90,6 +105,7 @@ func (x *execution) mayPush(ctx context.Context) (exists bool, err error) {
 }
 
 func (x *execution) push(ctx context.Context) error {
+	id := lifecycle.NewPushID()
 	exists, err := x.mayPush(ctx)
 	if err != nil {
 		return err
@@ -105,22 +121,28 @@ func (x *execution) push(ctx context.Context) error {
 		if m.ID == "" {
 			return
 		}
-		if err := x.Lifecycle.EndPush(context.WithoutCancel(ctx), m, x.by.ID); err != nil {
-			x.Log.ErrorContext(ctx, "end of a push", "model", x.model, "push", x.by.ID, "error", err.Error())
+		if err := x.Lifecycle.EndPush(context.WithoutCancel(ctx), m, id); err != nil {
+			x.Log.ErrorContext(ctx, "end of a push", "model", x.model, "push", id, "error", err.Error())
 		}
 	}()
 	s := x.connect()
 	defer s.Stop()
 	return x.Transport.ConnectReceivePack(ctx, Receive{
-		Model: x.model, Exists: exists, Protocol: x.protocol, PushID: x.by.ID, Stream: s,
+		Model: x.model, Exists: exists, Protocol: x.protocol, PushID: id, Stream: s,
 		Begin: func(ctx context.Context) (err error) {
+			if err = x.identifyAgain(ctx); err != nil {
+				return err
+			}
 			if m, err = x.Lifecycle.PushTarget(ctx, x.by, x.model); err == nil {
 				outcome = "failed"
 			}
 			return err
 		},
 		Check: func(ctx context.Context, p lifecycle.Push) error {
-			var err error
+			err := x.identifyAgain(ctx) // the pack may have been on its way for hours
+			if err != nil {
+				return err
+			}
 			if m.ID == "" {
 				m, err = x.Lifecycle.CheckFirstPush(ctx, x.by, x.model, p)
 			} else {
@@ -133,7 +155,7 @@ func (x *execution) push(ctx context.Context) error {
 			return err
 		},
 		Finish: func(ctx context.Context, updates []registry.RefUpdate) ([]string, error) {
-			report, err := x.Lifecycle.FinishPush(ctx, m, x.by.ID, updates)
+			report, err := x.Lifecycle.FinishPush(ctx, m, id, updates)
 			if err != nil {
 				return nil, err
 			}

@@ -59,7 +59,7 @@ func (t *transport) note(protocol string) {
 func (t *transport) ConnectUploadPack(ctx context.Context, name registry.ModelName, protocol string, s ssh.Stream) error {
 	t.note(protocol)
 	return t.store.ConnectUploadPack(ctx, gitrepo.UploadPack{
-		Repository: t.store.Repository(name), GitProtocol: protocol, In: s.In, Out: s.Out, Stop: s.Stop,
+		Repository: t.store.Repository(name), GitProtocol: protocol, In: s.In, Out: s.Out, Stop: s.Stop, Allowed: s.Allowed,
 	})
 }
 

@@ -120,7 +120,7 @@ func (t transport) ConnectUploadPack(ctx context.Context, name registry.ModelNam
 	if err != nil {
 		return err
 	}
-	return t.store.ConnectUploadPack(ctx, gitrepo.UploadPack{Repository: repo, GitProtocol: protocol, In: s.In, Out: s.Out, Stop: s.Stop})
+	return t.store.ConnectUploadPack(ctx, gitrepo.UploadPack{Repository: repo, GitProtocol: protocol, In: s.In, Out: s.Out, Stop: s.Stop, Allowed: s.Allowed})
 }
 
 // ConnectReceivePack implements ssh.Transport.

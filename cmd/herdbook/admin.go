@@ -94,6 +94,10 @@ func (s *server) collect(ctx context.Context, o gcOptions, report storage.Report
 			note("model", l.Model.Name.String(), "is in use; its LFS objects are looked at the next time")
 			return
 		}
+		if l.Error != "" {
+			report.Found(storage.Finding{Severity: storage.Damage, What: "model", Name: l.Model.Name.String(), Problem: "what it needs cannot be found out: " + l.Error, Advice: "run: herdbook fsck"})
+			return
+		}
 		var bytes int64
 		for _, b := range l.Blobs {
 			bytes += b.SizeBytes

@@ -206,13 +206,17 @@ func (gcCommand) Help() string {
 }
 
 // Run collects garbage.
-func (c gcCommand) Run(ctx context.Context, t terminal) error {
+func (c gcCommand) Run(ctx context.Context, t terminal) (err error) {
 	if c.Grace < 0 {
 		return errors.New("grace is a time, such as 336h")
 	}
 	var r gcResult
-	if _, err := c.run(ctx, t, "/gc", gcOptions{Grace: c.Grace, Remove: c.Remove}, &r); err != nil {
+	damages, err := c.run(ctx, t, "/gc", gcOptions{Grace: c.Grace, Remove: c.Remove}, &r)
+	if err != nil {
 		return err
+	}
+	if damages > 0 {
+		defer func() { err = exitError(1) }()
 	}
 	if c.JSON {
 		return nil

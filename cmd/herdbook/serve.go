@@ -260,18 +260,17 @@ func (s *server) serve(ctx context.Context, listener, sshListener net.Listener) 
 	if err := s.lifecycle.Start(ctx); err != nil {
 		return err
 	}
+	// Before anything runs that makes files: the socket is made under another umask.
+	commands, err := listenAdmin(s.Data)
+	if err != nil {
+		return err
+	}
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var background sync.WaitGroup
 	background.Go(func() { s.lifecycle.Run(work) })
 	background.Go(func() { s.dispatcher.Run(work) })
 	if s.scrubPeriod > 0 {
 		background.Go(func() { s.data.Scrub(work, s.scrubPeriod, s.log) })
-	}
-	commands, err := listenAdmin(s.Data)
-	if err != nil {
-		stop()
-		background.Wait()
-		return err
 	}
 	background.Go(func() { s.admin(work, commands) })
 	background.Go(func() { expireUploads(work, s.data.Blobs, s.log) })

@@ -99,6 +99,7 @@ const (
 	ForceUnlock   Action = "force unlock"   // take away the LFS lock of somebody else
 	PushProtected Action = "push protected" // push to a protected branch or tag
 	Withhold      Action = "withhold"       // push without telling the sinks
+	ChangePolicy  Action = "change policy"  // push another herdbook.yaml to the default branch
 )
 
 // The actions on the server.
@@ -143,6 +144,7 @@ var needs = map[Action]Role{
 	ForceUnlock:   Maintainer,
 	PushProtected: Maintainer,
 	Withhold:      Maintainer,
+	ChangePolicy:  Maintainer,
 
 	Delete:         Admin,
 	ReadDeliveries: Admin,

@@ -33,7 +33,7 @@ var onServer = map[access.Action]bool{
 // onModel are the actions on a model.
 var onModel = map[access.Action]bool{
 	access.Read: true, access.Write: true, access.Describe: true, access.Delete: true, access.Evaluate: true, access.Promote: true, access.Approve: true, access.Relate: true,
-	access.ForceUnlock: true, access.PushProtected: true, access.Withhold: true,
+	access.ForceUnlock: true, access.PushProtected: true, access.Withhold: true, access.ChangePolicy: true,
 }
 
 // actions are all of them, read from the source: a new one has to be put into one of the two tables above.
@@ -79,7 +79,7 @@ var weakest = map[access.Action]access.Role{
 	access.Write: access.Writer, access.Create: access.Writer, access.Evaluate: access.Writer, access.Relate: access.Writer,
 
 	access.Describe: access.Maintainer, access.Promote: access.Maintainer, access.Approve: access.Maintainer,
-	access.ForceUnlock: access.Maintainer, access.PushProtected: access.Maintainer, access.Withhold: access.Maintainer,
+	access.ForceUnlock: access.Maintainer, access.PushProtected: access.Maintainer, access.Withhold: access.Maintainer, access.ChangePolicy: access.Maintainer,
 
 	access.Delete: access.Admin, access.ReadDeliveries: access.Admin, access.Redeliver: access.Admin,
 	access.ReadAudit: access.Admin, access.ManageTokens: access.Admin, access.ReadUsage: access.Admin,

@@ -28,7 +28,8 @@ func (u *uses) of(modelID string) *sync.RWMutex {
 type Released struct {
 	Model registry.Model
 	Blobs []registry.LinkedBlob
-	Busy  bool // the model was in use all the time: nothing was let go of
+	Busy  bool   // the model was in use all the time: nothing was let go of
+	Error string // why nobody can tell what the model needs: nothing was let go of
 }
 
 // maxReleased bounds the blobs of one group.
@@ -50,9 +51,13 @@ func (s *Service) Release(ctx context.Context, before time.Time, dryRun bool, to
 			continue // deleted since
 		}
 		if err != nil {
-			return err
+			// The others are looked at all the same.
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			released = Released{Model: m, Error: err.Error()}
 		}
-		if len(released.Blobs) > 0 || released.Busy {
+		if len(released.Blobs) > 0 || released.Busy || released.Error != "" {
 			told(released)
 		}
 	}

@@ -375,6 +375,7 @@ type push struct {
 	trees   []registry.ObjectID // objects that are no commits
 	bombs   []registry.ObjectID // commits with too many files
 	follows [][2]registry.ObjectID
+	files   map[string]registry.ObjectID // by COMMIT:PATH
 }
 
 type pushedBlob struct {
@@ -395,6 +396,13 @@ func (p *push) Peel(_ context.Context, id registry.ObjectID) (registry.ObjectID,
 
 func (p *push) IsAncestor(_ context.Context, ancestor, descendant registry.ObjectID) (bool, error) {
 	return slices.Contains(p.follows, [2]registry.ObjectID{ancestor, descendant}), nil
+}
+
+func (p *push) FileID(_ context.Context, commit registry.ObjectID, path string) (registry.ObjectID, error) {
+	if id, ok := p.files[string(commit)+":"+path]; ok {
+		return id, nil
+	}
+	return "", registry.ErrNotFound
 }
 
 func (p *push) Files(_ context.Context, commit registry.ObjectID) iter.Seq2[registry.TreeEntry, error] {

@@ -225,13 +225,22 @@ func (s *Service) LinkBlobs(ctx context.Context, by Request, m registry.Model, b
 	defer use.RUnlock()
 	var bytes int64
 	for _, b := range blobs {
-		bytes += b.SizeBytes
+		// What it owns already, and was lost, is not counted twice.
+		switch _, err := s.Index.BlobSize(ctx, m.ID, b.Digest.String()); {
+		case errors.Is(err, registry.ErrNotFound):
+			bytes += b.SizeBytes
+		case err != nil:
+			return err
+		}
 	}
 	if err := s.CheckQuota(ctx, m.Name, bytes); err != nil {
 		return err
 	}
-	defer s.quotas.counted(s.Quotas, m.Name, bytes)
-	return s.commit(ctx, registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
+	err := s.commit(ctx, registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
 		registry.BlobsLinked{ModelID: m.ID, Blobs: blobs},
 	}})
+	if err == nil {
+		s.quotas.counted(s.Quotas, m.Name, bytes)
+	}
+	return err
 }

@@ -215,6 +215,51 @@ func TestProtectedRefs(t *testing.T) {
 	}
 }
 
+// Whoever may push may not lower the bar that their own version has to pass.
+func TestPolicyIsChangedByMaintainers(t *testing.T) {
+	s := open(t)
+	m := s.model(fraud)
+	first := &push{id: "first", updates: []registry.RefUpdate{{Ref: "refs/heads/main", New: blobID(1)}}, files: map[string]registry.ObjectID{string(blobID(1)) + ":herdbook.yaml": blobID(7)}}
+	if err := s.CheckPush(t.Context(), as("wanda", access.Writer), m, first); err != nil {
+		t.Errorf("the first policy of a model, by a writer: %v, want nil", err)
+	}
+	if err := s.EndPush(t.Context(), m, "first"); err != nil {
+		t.Fatal(err)
+	}
+	s.policy(m, gated)
+	m = s.reload(m)
+	state, err := s.data.Index.Policy(t.Context(), m.ID)
+	if err != nil || state.Blob == "" {
+		t.Fatalf("Policy = %+v, %v, want one", state, err)
+	}
+	same, other, none := blobID(2), blobID(3), blobID(4)
+	files := map[string]registry.ObjectID{string(same) + ":herdbook.yaml": state.Blob, string(other) + ":herdbook.yaml": blobID(8)}
+	for _, test := range []struct {
+		name string
+		role access.Role
+		ref  string
+		to   registry.ObjectID
+		ok   bool
+	}{
+		{"a writer leaves it", access.Writer, "refs/heads/main", same, true},
+		{"a writer changes it", access.Writer, "refs/heads/main", other, false},
+		{"a writer takes it away", access.Writer, "refs/heads/main", none, false},
+		{"a writer changes it elsewhere", access.Writer, "refs/heads/draft", other, true},
+		{"a maintainer changes it", access.Maintainer, "refs/heads/main", other, true},
+	} {
+		p := &push{id: test.name, updates: []registry.RefUpdate{{Ref: test.ref, Old: blobID(1), New: test.to}}, files: files}
+		err := s.CheckPush(t.Context(), as("bob", test.role), m, p)
+		switch {
+		case test.ok && err != nil:
+			t.Errorf("%s: CheckPush = %v, want nil", test.name, err)
+		case !test.ok:
+			if text := refusal(t, err); !strings.Contains(text, "changes herdbook.yaml on main, and only maintainers of acme/fraud do that") {
+				t.Errorf("%s is refused with\n%s", test.name, text)
+			}
+		}
+	}
+}
+
 func TestCheckPushRefusesHostileTrees(t *testing.T) {
 	s := open(t)
 	m := s.model(fraud)

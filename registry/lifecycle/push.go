@@ -24,6 +24,8 @@ type Push interface {
 	Peel(ctx context.Context, id registry.ObjectID) (registry.ObjectID, error)
 	// IsAncestor reports whether a commit is another one or came before it.
 	IsAncestor(ctx context.Context, ancestor, descendant registry.ObjectID) (bool, error)
+	// FileID is the object at a path in a commit, or registry.ErrNotFound.
+	FileID(ctx context.Context, commit registry.ObjectID, path string) (registry.ObjectID, error)
 	// Files are all files of a commit, by path. An error is the last that it yields:
 	// registry.ErrTooLarge when there are too many or they lie too deep.
 	Files(ctx context.Context, commit registry.ObjectID) iter.Seq2[registry.TreeEntry, error]
@@ -40,6 +42,9 @@ type NewBlob struct {
 	SizeBytes int64
 	Path      string
 }
+
+// NewPushID names a push. It is never what a client says: two pushes of one name would be taken for one.
+func NewPushID() string { return Request{}.newID("", "") }
 
 // RefusedError says why a push was refused and what to do, in lines for the user's terminal.
 type RefusedError struct{ Lines []string }
@@ -58,7 +63,11 @@ const maxRefUpdates = 10_000
 // [Service.FinishPush], whatever came of it.
 func (s *Service) CheckPush(ctx context.Context, by Request, m registry.Model, p Push) error {
 	s.beginPush(p.ID(), m.ID)
-	err := s.checkRules(ctx, by, m, p)
+	// As it is now: the push may have been on its way for hours.
+	m, err := s.Index.ModelByID(ctx, m.ID)
+	if err == nil {
+		err = s.checkRules(ctx, by, m, p)
+	}
 	if err == nil {
 		err = s.admit(ctx, by, m, p)
 	}
@@ -114,6 +123,9 @@ func (s *Service) checkRules(ctx context.Context, by Request, m registry.Model, 
 		if err := s.checkUpdate(ctx, m, u, used); err != nil {
 			return err
 		}
+		if err := s.checkPolicy(ctx, by, m, p, u); err != nil {
+			return err
+		}
 		if err := checkProtection(ctx, by, m, p, u); err != nil {
 			return err
 		}
@@ -150,6 +162,26 @@ func checkVersion(ctx context.Context, p Push, u registry.RefUpdate) error {
 		}
 	}
 	return nil
+}
+
+// checkPolicy refuses to change the policy in force for those who may not: nobody lowers the bar that their own
+// version has to pass. The first policy of a model is whoever's who pushes to it.
+func (s *Service) checkPolicy(ctx context.Context, by Request, m registry.Model, p Push, u registry.RefUpdate) error {
+	if m.ID == "" || u.New == "" || u.Ref != registry.BranchRef(m.DefaultBranch) || access.Authorize(by.Identity, access.ChangePolicy, &m) == nil {
+		return nil
+	}
+	state, err := s.Index.Policy(ctx, m.ID)
+	if err != nil || state.Blob == "" {
+		return err
+	}
+	id, err := p.FileID(ctx, u.New, registry.PolicyFile)
+	if err != nil && !errors.Is(err, registry.ErrNotFound) {
+		return err
+	}
+	if id == state.Blob {
+		return nil
+	}
+	return refuse("this push changes %s on %s, and only maintainers of %s do that\nPush it to another branch and ask a maintainer to take it over.", registry.PolicyFile, m.DefaultBranch, m.Name)
 }
 
 // checkProtection holds the rules for the branches and tags that a model protects.

@@ -30,6 +30,9 @@ func TestQuota(t *testing.T) {
 	if err := link(twin, strings.Repeat("b", 40)); err != nil {
 		t.Errorf("the last 40 bytes: %v, want them to be taken", err)
 	}
+	if err := link(m, strings.Repeat("a", 60)); err != nil {
+		t.Errorf("what the model owns already, sent again because it was lost: %v, want it to be taken", err)
+	}
 	if err := s.CheckQuota(t.Context(), fraud, 1); !errors.Is(err, registry.ErrQuota) {
 		t.Errorf("CheckQuota of one byte more = %v, want ErrQuota", err)
 	}

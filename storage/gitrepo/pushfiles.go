@@ -21,6 +21,15 @@ func (p *Push) Files(ctx context.Context, commit registry.ObjectID) iter.Seq2[re
 	}
 }
 
+// FileID returns the object at a path in a commit of the push. Without one it is a [registry.ErrNotFound].
+func (p *Push) FileID(ctx context.Context, commit registry.ObjectID, path string) (registry.ObjectID, error) {
+	at, err := p.entries(ctx, []registry.ObjectID{commit}, path)
+	if err == nil && at[commit] == "" {
+		err = fmt.Errorf("file %q in commit %s: %w", path, commit.Short(), registry.ErrNotFound)
+	}
+	return at[commit], err
+}
+
 // maxLookups bounds the questions of TouchedPaths: commits times paths.
 const maxLookups = 1_000_000
 

@@ -30,6 +30,11 @@ func (s *Store) ConnectUploadPack(ctx context.Context, req UploadPack) error {
 		if more, err := one.begins(); err != nil || !more {
 			return err
 		}
+		if req.Allowed != nil {
+			if err := req.Allowed(ctx); err != nil {
+				return err
+			}
+		}
 		err := s.UploadPack(ctx, UploadPack{Repository: req.Repository, GitProtocol: req.GitProtocol, In: one, Out: req.Out})
 		if err != nil {
 			return err

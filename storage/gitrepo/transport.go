@@ -212,6 +212,9 @@ type UploadPack struct {
 	Out         io.Writer // is flushed after each write if it has a Flush method
 	// Stop is called when nothing more of In is wanted, which then ends; nil where it ends by itself.
 	Stop func()
+	// Allowed is asked before each request of a client that stays connected; its error ends the fetch. By default all are
+	// answered.
+	Allowed func(ctx context.Context) error
 }
 
 // How long a fetch waits for others to end.

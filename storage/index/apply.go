@@ -134,6 +134,10 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 		if found, err := t.get(bucketTokenIDs, key(r.TokenID), &hash); err != nil || !found {
 			return err
 		}
+		var token registry.Token
+		if found, err := t.get(bucketTokens, key(hash), &token); err != nil || !found || token.ID != r.TokenID {
+			return err
+		}
 		return t.delete(bucketTokens, key(hash))
 	case registry.LockCreated:
 		return lockFile(t, r)

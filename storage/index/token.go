@@ -2,6 +2,7 @@ package index
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/herdbook/herdbook/registry"
 )
@@ -17,15 +18,21 @@ func (db *DB) TokenByID(ctx context.Context, id string) (registry.Token, error) 
 	if err != nil {
 		return registry.Token{}, err
 	}
-	return db.Token(ctx, hash)
+	token, err := db.Token(ctx, hash)
+	if err == nil && token.ID != id {
+		// A key that was revoked and added again has another id.
+		return registry.Token{}, fmt.Errorf("token: %w", registry.ErrNotFound)
+	}
+	return token, err
 }
 
 // Tokens are those that were not revoked, in the order of their ids.
 func (db *DB) Tokens(ctx context.Context, at registry.Page) (tokens []registry.Token, next string, err error) {
 	err = db.view(ctx, func(t tx) error {
-		hashes, after, err := page(t, bucketTokenIDs, nil, at, func(_ []byte, hash *string) (bool, error) {
+		hashes, after, err := page(t, bucketTokenIDs, nil, at, func(id []byte, hash *string) (bool, error) {
 			var token registry.Token
-			return t.get(bucketTokens, key(*hash), &token)
+			found, err := t.get(bucketTokens, key(*hash), &token)
+			return found && token.ID == string(id), err
 		})
 		if err != nil {
 			return err

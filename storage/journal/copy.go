@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/herdbook/herdbook/storage/internal/durable"
 )
@@ -32,6 +34,18 @@ func (j *Journal) CopyTo(ctx context.Context, fsys durable.FS, dir string, bytes
 			return head, err
 		}
 		head = Head{at.seq, at.chain}
+	}
+	// Of a longer journal that this one has parted from.
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return head, err
+	}
+	for _, e := range entries {
+		if first, ok := parseSegmentName(e.Name()); ok && !slices.Contains(segments, first) {
+			if err := fsys.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return head, err
+			}
+		}
 	}
 	return head, fsys.SyncDir(dir)
 }

@@ -44,6 +44,23 @@ func TestCopyTo(t *testing.T) {
 	}
 }
 
+// Segments of a journal that this one has parted from do not stay.
+func TestCopyToRemovesOtherSegments(t *testing.T) {
+	to := t.TempDir()
+	j := open(t, journal.Config{Dir: t.TempDir()})
+	mustAppend(t, j, `{"group":1}`)
+	stale := filepath.Join(to, "00000000000000ff.log")
+	if err := os.WriteFile(stale, []byte("of another time\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.CopyTo(t.Context(), durable.FS{}, to, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	if names := list(t, to); len(names) != 1 || names[0] == filepath.Base(stale) {
+		t.Errorf("files of the copy = %v, want its own segment alone", names)
+	}
+}
+
 func TestCopyToOfADamagedJournal(t *testing.T) {
 	dir, to := t.TempDir(), t.TempDir()
 	j := open(t, journal.Config{Dir: dir})
