@@ -165,10 +165,16 @@ func withUmask[T any](mask int, f func() (T, error)) (T, error) {
 	return f()
 }
 
-// admin answers commands until ctx ends.
+// admin answers commands until ctx ends, and waits for those that run then.
 func (s *server) admin(ctx context.Context, l net.Listener) {
+	var running sync.WaitGroup
+	defer running.Wait() // Close does not wait for handlers
 	h := &http.Server{
-		Handler: http.HandlerFunc(s.command), ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			running.Add(1)
+			defer running.Done()
+			s.command(w, r)
+		}), ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}

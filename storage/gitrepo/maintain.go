@@ -38,8 +38,9 @@ func packsOf(entries []os.DirEntry) (mapped, others packSet, indexed bool, err e
 		indexed = indexed || strings.HasPrefix(e.Name(), "multi-pack-index-") && strings.HasSuffix(e.Name(), ".bitmap")
 	}
 	for _, e := range entries {
-		base, ok := strings.CutSuffix(e.Name(), ".pack")
-		if !ok || !names[base+".idx"] {
+		ext := filepath.Ext(e.Name())
+		base := strings.TrimSuffix(e.Name(), ext)
+		if ext != ".pack" && ext != ".idx" || !names[base+".pack"] || !names[base+".idx"] {
 			continue
 		}
 		info, err := e.Info()
@@ -50,23 +51,12 @@ func packsOf(entries []os.DirEntry) (mapped, others packSet, indexed bool, err e
 		if names[base+".bitmap"] {
 			set = &mapped
 		}
-		set.packs++
-		set.bytes += info.Size()
-	}
-	for _, e := range entries {
-		base, ok := strings.CutSuffix(e.Name(), ".idx")
-		if !ok || !names[base+".pack"] {
-			continue
+		if ext == ".pack" {
+			set.packs++
+			set.bytes += info.Size()
+		} else {
+			set.objects += indexObjects(info.Size())
 		}
-		info, err := e.Info()
-		if err != nil {
-			return mapped, others, indexed, err
-		}
-		set := &others
-		if names[base+".bitmap"] {
-			set = &mapped
-		}
-		set.objects += indexObjects(info.Size())
 	}
 	return mapped, others, indexed, nil
 }
