@@ -402,20 +402,28 @@ func ReadBackup(dir string) (Backup, error) {
 
 // Restore makes a data directory from a backup. The directory must not be there, or be empty. Each blob is compared with
 // its digest; a damaged one is reported and left out. The directory appears when all of it is durable.
-func Restore(ctx context.Context, from, to string, report Report) (Backup, error) {
-	return restore(ctx, durable.FS{}, from, to, report)
+//
+// Of a backup that was broken off, because the server was lost meanwhile, most is there: with unfinished it is restored as far
+// as it goes. What the journal then names and the backup has not, a check tells.
+func Restore(ctx context.Context, from, to string, unfinished bool, report Report) (Backup, error) {
+	return restore(ctx, durable.FS{}, from, to, unfinished, report)
 }
 
-func restore(ctx context.Context, fsys durable.FS, from, to string, report Report) (Backup, error) {
+func restore(ctx context.Context, fsys durable.FS, from, to string, unfinished bool, report Report) (Backup, error) {
+	_, marked := os.Stat(filepath.Join(from, unfinishedFile))
+	unfinished = unfinished && marked == nil
 	b, err := ReadBackup(from)
+	if unfinished && errors.Is(err, fs.ErrNotExist) {
+		b, err = Backup{Format: backupFormat}, nil
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return b, fmt.Errorf("restore: %s holds no backup: there is no %s in it", from, backupFile)
 	}
 	if err != nil {
 		return b, fmt.Errorf("restore from %s: %w", from, err)
 	}
-	if _, err := os.Stat(filepath.Join(from, unfinishedFile)); err == nil {
-		return b, fmt.Errorf("restore: the backup in %s was being brought up to date and is not finished; run that backup again, or take another one", from)
+	if marked == nil && !unfinished {
+		return b, fmt.Errorf("restore: the backup in %s was being brought up to date and is not finished; run that backup again, take another one, or take what is there with --unfinished", from)
 	}
 	entries, err := os.ReadDir(to)
 	if err == nil && len(entries) > 0 {
@@ -424,7 +432,7 @@ func restore(ctx context.Context, fsys durable.FS, from, to string, report Repor
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return b, fmt.Errorf("restore: %w", err)
 	}
-	r := restoring{fsys: fsys, from: from, to: to, report: report}
+	r := restoring{fsys: fsys, from: from, to: to, unfinished: unfinished, report: report}
 	if err := r.run(ctx, b); err != nil {
 		return b, fmt.Errorf("restore to %s: %w", to, err)
 	}
@@ -436,6 +444,8 @@ type restoring struct {
 	from, to string
 	temp     string
 	report   Report
+
+	unfinished bool // take what is there
 }
 
 // run copies into a directory beside the one that is asked for, and gives it its name at the end.
@@ -484,7 +494,7 @@ func (r *restoring) files(ctx context.Context) error {
 			return err
 		}
 		name, err := filepath.Rel(r.from, path)
-		if err != nil || name == "." || name == backupFile {
+		if err != nil || name == "." || name == backupFile || name == unfinishedFile || durable.IsTemp(e.Name()) {
 			return err
 		}
 		target := filepath.Join(r.temp, name)
@@ -537,6 +547,9 @@ func (r *restoring) verify(ctx context.Context, b Backup) error {
 	head, err := j.Verify(ctx)
 	if err := errors.Join(err, j.Close()); err != nil {
 		return fmt.Errorf("the journal in the backup: %w", err)
+	}
+	if r.unfinished {
+		return nil
 	}
 	if head.Seq != b.LastGroup || hex.EncodeToString(head.Chain[:]) != b.Chain {
 		return fmt.Errorf("the journal in the backup ends with group %d and should end with %d: the backup is damaged; take another one", head.Seq, b.LastGroup)

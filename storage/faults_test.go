@@ -149,7 +149,7 @@ func TestBackupOnABrokenDisk(t *testing.T) {
 	backup := func() error { _, err := d.Backup(t.Context(), to, storage.Report{}); return err }
 	restored := func(t *testing.T, from string) error {
 		t.Helper()
-		_, err := storage.Restore(t.Context(), from, filepath.Join(t.TempDir(), "data"), storage.Report{})
+		_, err := storage.Restore(t.Context(), from, filepath.Join(t.TempDir(), "data"), false, storage.Report{})
 		return err
 	}
 	b.eachFault(t, backup, func(t *testing.T, failedAt string) {

@@ -264,7 +264,8 @@ func (c backupCommand) Run(ctx context.Context, t terminal) error {
 }
 
 type restoreCommand struct {
-	From string `arg:"" help:"Directory with a backup." placeholder:"DIR"`
+	From       string `arg:"" help:"Directory with a backup." placeholder:"DIR"`
+	Unfinished bool   `name:"unfinished" help:"Take what is there of a backup that was broken off; run 'herdbook fsck' then."`
 	local
 }
 
@@ -281,7 +282,7 @@ func (c restoreCommand) Run(ctx context.Context, t terminal) error {
 		return err
 	}
 	v := newViewer(t, c.JSON)
-	b, err := storage.Restore(ctx, c.From, s.Data, storage.Report{
+	b, err := storage.Restore(ctx, c.From, s.Data, c.Unfinished, storage.Report{
 		Progress: func(p storage.Progress) { v.hear(said{Progress: &p}) },
 		Found:    func(f storage.Finding) { v.hear(said{Finding: &f}) },
 	})

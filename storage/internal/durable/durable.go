@@ -162,6 +162,9 @@ const tempPrefix = ".herdbook-tmp-"
 // TempName returns a new name for an unfinished file or directory.
 func TempName() string { return tempPrefix + rand.Text() }
 
+// IsTemp reports whether a name is that of something unfinished.
+func IsTemp(name string) bool { return strings.HasPrefix(name, tempPrefix) }
+
 // CreateTemp creates an unfinished file in dir. Its mode is perm less the umask also when that forbids
 // writing: only the file returned here can write to it.
 func (fsys FS) CreateTemp(dir string, perm fs.FileMode) (*File, error) {
@@ -176,7 +179,7 @@ func (fsys FS) RemoveTemps(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), tempPrefix) {
+		if !IsTemp(e.Name()) {
 			continue
 		}
 		if err := fsys.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
