@@ -3,6 +3,10 @@
 //
 // The journal is what counts. The index is brought up to it when the directory is opened, and
 // by every commit; it can be deleted while the server is stopped.
+//
+// It also looks after the directory: [Data.Fsck] checks all of it, [Data.Scrub] reads the blobs over and over,
+// [Data.Collect] removes what nothing names, [Data.Backup] and [Restore] copy it. What a damaged
+// blob held nobody gets any more; only who has the content can bring it back.
 package storage
 
 import (

@@ -431,11 +431,11 @@ func (h *Handler) granted(c echo.Context, asked Grant) (Grant, error) {
 	if err != nil {
 		return grant, err
 	}
-	role, err := access.ParseRole(token.Role)
+	id, err := access.Of(token)
 	if err != nil {
 		return grant, errNotGranted
 	}
-	door.SetIdentity(c, access.Identity{Name: token.Owner, Role: role, TokenID: token.ID})
+	door.SetIdentity(c, id)
 	return grant, nil
 }
 

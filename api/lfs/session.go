@@ -96,13 +96,13 @@ func (h *Handler) enter(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	role, err := access.ParseRole(token.Role)
+	id, err := access.Of(token)
 	if err != nil {
 		return errSession
 	}
 	if !session.Upload {
-		role = min(role, access.Reader)
+		id.Role = min(id.Role, access.Reader)
 	}
-	door.SetIdentity(c, access.Identity{Name: token.Owner, Role: role, TokenID: token.ID})
+	door.SetIdentity(c, id)
 	return nil
 }

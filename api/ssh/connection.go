@@ -146,11 +146,7 @@ func (c *connection) identity(ctx context.Context) (access.Identity, error) {
 	if err != nil {
 		return access.Identity{}, err
 	}
-	role, err := access.ParseRole(token.Role)
-	if err != nil {
-		return access.Identity{}, fmt.Errorf("the key %s has the role %q, which this version of Herdbook does not know: %w", token.ID, token.Role, registry.ErrForbidden)
-	}
-	return access.Identity{Name: token.Owner, Role: role, TokenID: token.ID}, nil
+	return access.Of(token)
 }
 
 // gate lets commands of a connection begin, and closes the connection when none ran for a while.

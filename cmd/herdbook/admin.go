@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,27 +45,26 @@ type task func(ctx context.Context, s *server, in json.RawMessage, report storag
 
 // tasks are the addresses on the socket.
 var tasks = map[string]task{
-	"/fsck": func(ctx context.Context, s *server, in json.RawMessage, report storage.Report) (any, error) {
-		var o storage.FsckOptions
-		if err := json.Unmarshal(in, &o); err != nil {
-			return nil, err
-		}
+	"/fsck": told(func(ctx context.Context, s *server, o storage.FsckOptions, report storage.Report) (any, error) {
 		return s.data.Fsck(ctx, o, report)
-	},
-	"/gc": func(ctx context.Context, s *server, in json.RawMessage, report storage.Report) (any, error) {
-		var o gcOptions
-		if err := json.Unmarshal(in, &o); err != nil {
-			return nil, err
-		}
+	}),
+	"/gc": told(func(ctx context.Context, s *server, o gcOptions, report storage.Report) (any, error) {
 		return s.collect(ctx, o, report)
-	},
-	"/backup": func(ctx context.Context, s *server, in json.RawMessage, report storage.Report) (any, error) {
-		var to string
-		if err := json.Unmarshal(in, &to); err != nil {
+	}),
+	"/backup": told(func(ctx context.Context, s *server, to string, report storage.Report) (any, error) {
+		return s.data.Backup(ctx, to, report)
+	}),
+}
+
+// told makes a task of a function that is told an I.
+func told[I any](do func(ctx context.Context, s *server, in I, report storage.Report) (any, error)) task {
+	return func(ctx context.Context, s *server, in json.RawMessage, report storage.Report) (any, error) {
+		var i I
+		if err := json.Unmarshal(in, &i); err != nil {
 			return nil, err
 		}
-		return s.data.Backup(ctx, to, report)
-	},
+		return do(ctx, s, i, report)
+	}
 }
 
 // gcOptions say what garbage is.
@@ -136,10 +136,10 @@ func listenAdmin(dir string) (net.Listener, error) {
 		return nil, err
 	}
 	defer held.Close()
-	// Nobody may come before its mode is set.
-	l, err := withUmask(0o177, func() (*net.UnixListener, error) {
-		return net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
-	})
+	// Nobody may come before its mode is set. The umask is that of the whole process, in which nothing else runs yet.
+	umask := syscall.Umask(0o177)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
+	syscall.Umask(umask)
 	if err != nil {
 		return nil, fmt.Errorf("listen for commands: %w", err)
 	}
@@ -155,33 +155,23 @@ type socket struct {
 
 func (s socket) Close() error { return errors.Join(s.Listener.Close(), os.Remove(s.path)) }
 
-var umaskMu sync.Mutex
-
-func withUmask[T any](mask int, f func() (T, error)) (T, error) {
-	umaskMu.Lock()
-	defer umaskMu.Unlock()
-	old := syscall.Umask(mask)
-	defer syscall.Umask(old)
-	return f()
-}
-
 // admin answers commands until ctx ends, and waits for those that run then.
 func (s *server) admin(ctx context.Context, l net.Listener) {
-	var running sync.WaitGroup
-	defer running.Wait() // Close does not wait for handlers
 	h := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			running.Add(1)
-			defer running.Done()
-			s.command(w, r)
-		}), ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(s.command), ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	stop := context.AfterFunc(ctx, func() { _ = h.Close() })
-	defer stop()
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		_ = h.Shutdown(context.WithoutCancel(ctx)) // the commands see that ctx has ended
+	})
 	if err := h.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		s.log.ErrorContext(ctx, "commands are not taken any more", "error", err.Error())
+	}
+	if !stop() {
+		<-ended
 	}
 }
 
@@ -255,7 +245,7 @@ func askServer(ctx context.Context, dir, name string, in any, hear func(said)) e
 	client := &http.Client{Transport: &http.Transport{
 		DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 	}}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://server"+name, newReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://server"+name, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -15,8 +13,6 @@ import (
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/storage"
 )
-
-func newReader(b []byte) io.Reader { return bytes.NewReader(b) }
 
 // local are the flags of the commands that look after a data directory.
 type local struct {

@@ -58,6 +58,16 @@ type Identity struct {
 	TokenID string // of the token that proved it, if one did
 }
 
+// Of is who a token, or the key of an SSH client, stands for. A role that this program does not know is a
+// [registry.ErrForbidden].
+func Of(t registry.Token) (Identity, error) {
+	role, err := ParseRole(t.Role)
+	if err != nil {
+		return Identity{}, fmt.Errorf("token %s has the role %q, which this version of Herdbook does not know: %w", t.ID, t.Role, registry.ErrForbidden)
+	}
+	return Identity{Name: t.Owner, Role: role, TokenID: t.ID}, nil
+}
+
 // Anonymous is a caller without credentials. It reads public models only where the operator
 // lets it, which by default is on loopback.
 func Anonymous(mayRead bool) Identity {

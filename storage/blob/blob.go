@@ -3,7 +3,7 @@
 //
 // What [Writer.Commit] acknowledged survives a killed process and a power cut, and what [Dir.Stat] or
 // [Dir.Open] find is acknowledged. A blob never changes; its bytes were hashed while they were received
-// and are not hashed again when they are read. The package knows nothing of models or rights: who may
+// and are not hashed again when they are read, but by [Dir.Verify]. The package knows nothing of models or rights: who may
 // read a blob is decided before it is asked.
 package blob
 

@@ -10,14 +10,12 @@ import (
 // give the same text.
 func (db *DB) Dump(w io.Writer) error {
 	return db.view(context.Background(), func(t tx) error {
-		for _, bucket := range buckets {
-			for r := range t.scan(bucket, nil, nil) {
-				if err := r.check(); err != nil {
-					return err
-				}
-				if _, err := fmt.Fprintf(w, "%s %q %s\n", bucket, r.key, r.value[sum:]); err != nil {
-					return err
-				}
+		for line, err := range t.lines() {
+			if err != nil {
+				return err
+			}
+			if _, err := fmt.Fprintln(w, line); err != nil {
+				return err
 			}
 		}
 		return nil

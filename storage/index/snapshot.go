@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,20 +28,27 @@ func (s Snapshot) Applied() (seq uint64, err error) {
 	return seq, err
 }
 
-// derived yields every row that follows from the journal alone, in order, as a line of text. An error ends it.
-func (s Snapshot) derived(yield func(string, error) bool) {
-	for _, bucket := range buckets {
-		// What is mirrored, and what refs looked like, is known from the repositories and noted without the journal.
-		if bucket == bucketUnmirrored || bucket == bucketSignatures {
-			continue
-		}
-		for r := range s.t.scan(bucket, nil, nil) {
-			if err := r.check(); err != nil {
-				yield("", err)
-				return
+// derived yields every row that follows from the journal alone. What is mirrored, and what refs looked like, is known
+// from the repositories and noted without the journal.
+func (s Snapshot) derived() iter.Seq2[string, error] {
+	return s.t.lines(bucketUnmirrored, bucketSignatures)
+}
+
+// lines yields every row but those of some buckets, in order, as a line of text. An error ends it.
+func (t tx) lines(but ...string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for _, bucket := range buckets {
+			if slices.Contains(but, bucket) {
+				continue
 			}
-			if !yield(fmt.Sprintf("%s %q %s", bucket, r.key, r.value[sum:]), nil) {
-				return
+			for r := range t.scan(bucket, nil, nil) {
+				if err := r.check(); err != nil {
+					yield("", err)
+					return
+				}
+				if !yield(fmt.Sprintf("%s %q %s", bucket, r.key, r.value[sum:]), nil) {
+					return
+				}
 			}
 		}
 	}
@@ -49,9 +57,9 @@ func (s Snapshot) derived(yield func(string, error) bool) {
 // Difference says where two indexes differ in what follows from the journal: the first row of each that the other has
 // not so. It is empty when they do not.
 func Difference(a, b Snapshot) (string, error) {
-	left, stopLeft := iter.Pull2(a.derived)
+	left, stopLeft := iter.Pull2(a.derived())
 	defer stopLeft()
-	right, stopRight := iter.Pull2(b.derived)
+	right, stopRight := iter.Pull2(b.derived())
 	defer stopRight()
 	for {
 		one, err, more := left()

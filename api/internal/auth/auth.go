@@ -59,11 +59,7 @@ func (a *Authenticator) Identify(r *http.Request) (access.Identity, error) {
 	if err != nil {
 		return access.Identity{}, err
 	}
-	role, err := access.ParseRole(known.Role)
-	if err != nil {
-		return access.Identity{}, fmt.Errorf("token %s has the role %q, which this version of Herdbook does not know: %w", known.ID, known.Role, registry.ErrForbidden)
-	}
-	return access.Identity{Name: known.Owner, Role: role, TokenID: known.ID}, nil
+	return access.Of(known)
 }
 
 // Anonymous is the token of a caller without credentials, where a protocol wants one.
