@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -328,7 +329,11 @@ func pointerTo(content []byte) string {
 // lfsAction is the address of an LFS object; none for an upload means that the model has it.
 func (m *machine) lfsAction(model, operation, transfer, oid string, size int) (string, error) {
 	in := fmt.Sprintf(`{"operation":%q,"transfers":[%q],"objects":[{"oid":%q,"size":%d}]}`, operation, transfer, oid, size)
-	text, _, err := m.send(http.MethodPost, "/"+model+".git/info/lfs/objects/batch", strings.NewReader(in), "Content-Type", "application/vnd.git-lfs+json")
+	text, header, err := m.send(http.MethodPost, "/"+model+".git/info/lfs/objects/batch", strings.NewReader(in), "Content-Type", "application/vnd.git-lfs+json")
+	if after, atoiErr := strconv.Atoi(header.Get("Retry-After")); statusOf(err) == http.StatusTooManyRequests && atoiErr == nil {
+		time.Sleep(time.Duration(after) * time.Second)
+		return m.lfsAction(model, operation, transfer, oid, size)
+	}
 	if err != nil {
 		return "", err
 	}
