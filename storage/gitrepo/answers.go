@@ -58,12 +58,13 @@ type answer struct {
 	timer   *time.Timer
 
 	mu      sync.Mutex
-	size    int64         // bytes that can be read
-	read    int64         // bytes that the fastest reader has read
-	ended   bool          // it does not grow any more
-	err     error         // why it is not whole
-	full    bool          // the writer waits for a reader
-	changed chan struct{} // closed when any of the above changes; nil when nobody waits
+	size    int64              // bytes that can be read
+	at      map[*os.File]int64 // how far each reader has come
+	freed   int64              // bytes at the beginning that are no longer on the disk; only the writer uses it
+	ended   bool               // it does not grow any more
+	err     error              // why it is not whole
+	full    bool               // the writer waits for a reader
+	changed chan struct{}      // closed when any of the above changes; nil when nobody waits
 }
 
 // errSpool reports that an answer could not be written down, for which git is not to blame.
@@ -97,7 +98,7 @@ func (as *answers) get(ctx context.Context, fsys durable.FS, key answerKey, w io
 	if err != nil {
 		return 0, err
 	}
-	defer as.leave(a)
+	defer as.leave(a, f)
 	sent, err = a.sendTo(ctx, w, f)
 	return sent, closeAnd(err, f)
 }
@@ -112,6 +113,7 @@ func (as *answers) join(fsys durable.FS, key answerKey, job answerJob) (*answer,
 			return nil, nil, fmt.Errorf("%w: %w", errSpool, err)
 		}
 		a.readers++
+		a.joined(f)
 		if a.place != nil {
 			as.kept.MoveToFront(a.place)
 		}
@@ -133,6 +135,7 @@ func (as *answers) join(fsys durable.FS, key answerKey, job answerJob) (*answer,
 	}
 	ctx, a.stop = context.WithCancel(ctx)
 	as.byKey[key] = a
+	a.joined(f)
 	go func() {
 		defer done()
 		defer a.stop()
@@ -142,17 +145,48 @@ func (as *answers) join(fsys durable.FS, key answerKey, job answerJob) (*answer,
 			if err != nil {
 				return n, fmt.Errorf("%w: %w", errSpool, err)
 			}
-			// The disk is not to take all of a large answer to a slow client.
-			return n, a.wait(ctx, func() bool {
-				a.full = a.size-a.read > as.mostOne
-				return !a.full
-			})
+			return n, as.bound(ctx, a, file)
 		}))
 		err = closeAnd(err, file)
 		as.end(a, err, err == nil && job.valid(ctx))
 	}()
 	return a, f, nil
 }
+
+// bound keeps what an answer takes on the disk within mostOne, as far as its readers allow: behind the slowest of them it is let go
+// of, and it waits for the fastest.
+func (as *answers) bound(ctx context.Context, a *answer, file *durable.File) error {
+	a.mu.Lock()
+	large := a.size > as.mostOne // only we change it
+	a.mu.Unlock()
+	if !large {
+		return nil
+	}
+	err := a.wait(ctx, func() bool {
+		_, fastest := a.pace()
+		a.full = a.size-fastest > as.mostOne
+		return !a.full
+	})
+	if err != nil || a.passed() < min(freeStep, as.mostOne) {
+		return err
+	}
+	// It will not be kept, and who comes from now on would miss its beginning.
+	as.mu.Lock()
+	if as.byKey[a.key] == a {
+		as.forget(a)
+	}
+	n := a.passed()
+	as.mu.Unlock()
+	if n <= 0 { // somebody came just before
+		return nil
+	}
+	from := a.freed
+	a.freed += n
+	return punchHole(file.OS(), from, n)
+}
+
+// freeStep is how much is let go of at a time.
+const freeStep = 16 << 20
 
 // end is called when an answer is complete, or never will be.
 func (as *answers) end(a *answer, err error, valid bool) {
@@ -214,7 +248,10 @@ func (as *answers) expire(a *answer) {
 }
 
 // leave is called by each reader at its end.
-func (as *answers) leave(a *answer) {
+func (as *answers) leave(a *answer, f *os.File) {
+	a.mu.Lock()
+	delete(a.at, f)
+	a.mu.Unlock()
 	as.mu.Lock()
 	defer as.mu.Unlock()
 	a.readers--
@@ -257,14 +294,41 @@ func (a *answer) grow(n int) {
 	a.wake()
 }
 
-// readUpTo is called by each reader when it has sent so many bytes.
-func (a *answer) readUpTo(sent int64) {
+// joined is called for each reader, by its file.
+func (a *answer) joined(f *os.File) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.read = max(a.read, sent)
+	if a.at == nil {
+		a.at = map[*os.File]int64{}
+	}
+	a.at[f] = 0
+}
+
+// readUpTo is called by each reader when it has sent so many bytes.
+func (a *answer) readUpTo(f *os.File, sent int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.at[f] = sent
 	if a.full {
 		a.wake()
 	}
+}
+
+// passed is how much is on the disk that every reader is past.
+func (a *answer) passed() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	slowest, _ := a.pace()
+	return slowest - a.freed
+}
+
+// pace is how far the slowest and the fastest reader have come, under a.mu.
+func (a *answer) pace() (slowest, fastest int64) {
+	slowest = a.size
+	for _, at := range a.at {
+		slowest, fastest = min(slowest, at), max(fastest, at)
+	}
+	return slowest, fastest
 }
 
 // wake lets those who wait look again.
@@ -348,7 +412,7 @@ func (a *answer) sendTo(ctx context.Context, w io.Writer, f *os.File) (sent int6
 				return sent, c.err
 			}
 			sent += int64(len(part))
-			a.readUpTo(sent)
+			a.readUpTo(f, sent)
 		}
 		c.flush()
 		if waitErr := wait(); waitErr != nil {
@@ -357,36 +421,54 @@ func (a *answer) sendTo(ctx context.Context, w io.Writer, f *os.File) (sent int6
 	}
 }
 
-// parseShareable returns what a request wants, if what git answers depends on nothing but the request and the
-// refs: it is one of a client that has nothing, and will be the last.
-// Source: gitprotocol-v2(5), "fetch"; gitprotocol-pack(5), "Packfile Negotiation".
-func parseShareable(in []byte, version int) (wants []oid, ok bool) {
+// sharedFetch is a fetch whose answer depends on nothing but the request and the refs: it is one of a client that
+// has nothing, and will be the last.
+type sharedFetch struct {
+	version int
+	wants   []oid
+	all     bool // everything that the wants reach, in a form that every git writes
+	quiet   bool // without progress
+}
+
+// parseShareable reads a request, if its answer can be shared.
+// Source: gitprotocol-v2(5), "fetch"; gitprotocol-pack(5), "Packfile Negotiation"; gitprotocol-capabilities(5).
+func parseShareable(in []byte, version int) (req sharedFetch, ok bool) {
 	lines, ok := fetchLines(in, version)
 	if !ok {
-		return nil, false
+		return sharedFetch{}, false
 	}
+	req.version, req.all = version, true
+	can := map[string]bool{"side-band-64k": version == 2} // v2 always has it
 	for i, line := range lines {
 		word, value, _ := strings.Cut(line, " ")
 		switch word {
 		case "want":
 			if version < 2 && i == 0 {
-				value, _, _ = strings.Cut(value, " ") // what the client can do follows
+				var caps string
+				value, caps, _ = strings.Cut(value, " ")
+				for one := range strings.FieldsSeq(caps) {
+					can[one] = true
+				}
 			}
 			id, ok := parseOID(value)
 			if !ok {
-				return nil, false
+				return sharedFetch{}, false
 			}
-			wants = append(wants, id)
+			req.wants = append(req.wants, id)
 		case "deepen", "deepen-since", "deepen-not", "filter":
+			req.all = false
 		case "thin-pack", "no-progress", "include-tag", "ofs-delta", "deepen-relative":
 			if version < 2 {
-				return nil, false
+				return sharedFetch{}, false
 			}
+			can[line] = true
 		default: // what the client has, for one
-			return nil, false
+			return sharedFetch{}, false
 		}
 	}
-	return wants, len(wants) > 0
+	req.all = req.all && can["ofs-delta"] && can["side-band-64k"]
+	req.quiet = can["no-progress"]
+	return req, len(req.wants) > 0
 }
 
 // fetchLines are what a fetch asks for, if nothing else follows.
@@ -432,13 +514,13 @@ func (s *snapshot) wantsAll(wants []oid) bool {
 // shareAnswer answers a fetch by what git answered, or is answering, to an equal one. When it cannot, it sent nothing
 // and leaves the fetch to the caller.
 func (s *Store) shareAnswer(ctx context.Context, req UploadPack, version int, request []byte) (answered bool, err error) {
-	wants, ok := parseShareable(request, version)
+	fetch, ok := parseShareable(request, version)
 	if !ok {
 		return false, nil
 	}
 	repo := req.Repository
 	snap, err := repo.snapshotOrGit(ctx)
-	if err != nil || snap == nil || !snap.wantsAll(wants) {
+	if err != nil || snap == nil || !snap.wantsAll(fetch.wants) {
 		return err != nil, err
 	}
 	s.answers.drop(repo.path, snap)
@@ -454,6 +536,9 @@ func (s *Store) shareAnswer(ctx context.Context, req UploadPack, version int, re
 				return err
 			}
 			defer release()
+			if answered, err := repo.answerWhole(ctx, snap, fetch, w); answered {
+				return err
+			}
 			return s.uploadPack(ctx, repo, version, bytes.NewReader(request), w)
 		},
 		valid: func(ctx context.Context) bool {

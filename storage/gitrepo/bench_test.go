@@ -260,7 +260,7 @@ func BenchmarkClone(b *testing.B) {
 	s := newServer(b)
 	must(s.store.Create(b.Context(), fraud))
 	importCommits(b, repoDir(s), "main", "", 2000, 15_500)
-	request := strings.Replace(fetchRequest(registry.ObjectID(bareGit(b, repoDir(s), "", "rev-parse", "main"))), "0001", "0001"+pkt("no-progress"), 1)
+	request := strings.Replace(fetchRequest(registry.ObjectID(bareGit(b, repoDir(s), "", "rev-parse", "main"))), "0001", "0001"+pkt("no-progress")+pkt("ofs-delta"), 1)
 	backend := gitBackend(b, s.store).URL + "/acme/fraud.git"
 	run := func(name, url string, clients int, before func()) {
 		b.Run(fmt.Sprintf("%s, %d at once", name, clients), func(b *testing.B) {

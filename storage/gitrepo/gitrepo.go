@@ -398,7 +398,7 @@ func (s *Store) removeLeftovers(ctx context.Context) error {
 var leftovers = map[string][]string{
 	"":             {"*.lock", "*.new", "fast_import_crash_*"},
 	"objects":      {"tmp_objdir-*"},
-	"objects/info": {"*.lock"},
+	"objects/info": {"*.lock", ".herdbook-tmp-*"},
 	"objects/pack": {"tmp_*", ".tmp-*", "*.lock"},
 }
 

@@ -70,6 +70,7 @@ type pendingPush struct {
 	// accepted is set before the hook is told to let the refs move; updates are from then on constant.
 	accepted atomic.Bool
 	updates  []registry.RefUpdate
+	whole    wholePack // what it brings, if that is one
 }
 
 func openHookServer(s *Store) (*hookServer, error) {
@@ -318,7 +319,13 @@ func (h *hookServer) checkPush(ctx context.Context, p *pendingPush, req hook.Req
 		}
 	}
 	defer push.close()
-	return guard(func() error { return p.check(ctx, push) })
+	if err := guard(func() error { return p.check(ctx, push) }); err != nil {
+		return err
+	}
+	if p.whole, err = push.whole(req.ObjectDirectory); err != nil {
+		h.store.log.Warn("the pack of a push is not looked at", "model", p.repo.name, "push", p.id, "reason", err.Error())
+	}
+	return nil
 }
 
 // guard turns a panic of fn into an error: a bug in what a push calls costs this push, not the server.

@@ -30,7 +30,9 @@ type packSet struct {
 
 func (s packSet) large() bool { return s.bytes >= bitmapBytes || s.objects >= bitmapObjects }
 
-// packsOf counts the packs of a repository: those in a bitmap, and the others.
+// packsOf counts the packs of a repository: those in a bitmap, and the others, but for the one with what no ref
+// reaches.
+// Source: gitformat-pack(5), "pack-*.mtimes files".
 func packsOf(entries []os.DirEntry) (mapped, others packSet, indexed bool, err error) {
 	names := map[string]bool{}
 	for _, e := range entries {
@@ -40,7 +42,7 @@ func packsOf(entries []os.DirEntry) (mapped, others packSet, indexed bool, err e
 	for _, e := range entries {
 		ext := filepath.Ext(e.Name())
 		base := strings.TrimSuffix(e.Name(), ext)
-		if ext != ".pack" && ext != ".idx" || !names[base+".pack"] || !names[base+".idx"] {
+		if ext != ".pack" && ext != ".idx" || !names[base+".pack"] || !names[base+".idx"] || names[base+".mtimes"] {
 			continue
 		}
 		info, err := e.Info()
@@ -98,8 +100,8 @@ func (k repacking) args() []string {
 	args := []string{"repack", "-d", "-l", "-q"}
 	switch k {
 	case joinAll:
-		// With what no ref reaches.
-		return append(args, "-a", "-k", "-b")
+		// What no ref reaches goes into a pack of its own.
+		return append(args, "--cruft", "-b")
 	case joinSomeMapped:
 		return append(args, "--geometric=2", "--write-midx", "--write-bitmap-index")
 	}
@@ -142,8 +144,17 @@ func (r *Repository) Repack(ctx context.Context) (repacked bool, err error) {
 	}
 	defer lock.Unlock()
 	if kind != noRepack {
-		if err := r.repack(ctx, kind); err != nil {
+		before, err := r.snapshotOrGit(ctx)
+		if err == nil {
+			err = r.repack(ctx, kind)
+		}
+		if err != nil {
 			return false, fmt.Errorf("repack the repository of %s: %w", r.name, err)
+		}
+		if kind == joinAll {
+			if err := r.noteJoined(ctx, before); err != nil && ctx.Err() == nil {
+				r.store.log.WarnContext(ctx, "the pack of a repack is not noted", "model", r.name, "reason", err.Error())
+			}
 		}
 	}
 	if packRefs {

@@ -29,6 +29,7 @@ type Push struct {
 
 	mu      sync.Mutex
 	objects *objectReader
+	reached int // objects that the push makes reachable, once NewBlobs listed them all
 }
 
 // Refusal is the error of a Check that refuses a push for a reason that the user can do something about. The lines appear
@@ -72,7 +73,7 @@ func (p *Push) newBlobs(ctx context.Context, yield func(Blob) bool) error {
 	if tips.Len() == 0 {
 		return nil
 	}
-	revs := p.command(ctx, "rev-list", "--objects", "--filter=object:type=blob", "--filter-provided-objects", "--stdin", "--not", "--all")
+	revs := p.command(ctx, "rev-list", "--objects", "--stdin", "--not", "--all")
 	revs.Stdin = &tips
 	out, err := revs.StdoutPipe()
 	if err != nil {
@@ -82,26 +83,37 @@ func (p *Push) newBlobs(ctx context.Context, yield func(Blob) bool) error {
 		return err
 	}
 	lines := bufio.NewReaderSize(out, 64<<10)
-	for found := 0; ; {
+	reached := 0
+	for blobs := 0; ; {
 		batch, done, err := readObjectLines(lines, objectBatch)
 		if err != nil {
 			revs.abandon(out)
 			return fmt.Errorf("list the objects of the push: %w", err)
 		}
-		if found += len(batch); found > p.store.cfg.MaxPushObjects {
+		reached += len(batch)
+		batch, err = p.blobsOf(ctx, batch)
+		if err != nil {
+			revs.abandon(out)
+			return err
+		}
+		if blobs += len(batch); blobs > p.store.cfg.MaxPushObjects {
 			revs.abandon(out)
 			return &Refusal{Lines: []string{fmt.Sprintf("herdbook: push refused: it brings more than %d files; push the history in parts", p.store.cfg.MaxPushObjects)}}
 		}
-		more, err := p.yieldSizes(ctx, batch, yield)
-		if err != nil || !more {
-			revs.abandon(out)
-			return err
+		// Nothing is held here: the caller may read other objects between two blobs.
+		for _, b := range batch {
+			if !yield(b) {
+				revs.abandon(out)
+				return nil
+			}
 		}
 		if done {
 			break
 		}
 	}
-	err = revs.wait()
+	if err = revs.wait(); err == nil {
+		p.reached = reached
+	}
 	if exitCode(err) > 0 && ctx.Err() == nil {
 		// Git shows us a shallow push whole, before it refuses it. A repository that lost objects ends here too.
 		p.store.log.Warn("the objects of a push are incomplete", "model", p.Repository.name, "push", p.ID, "err", err)
@@ -135,32 +147,29 @@ func readObjectLines(r *bufio.Reader, most int) (blobs []Blob, done bool, err er
 	return blobs, false, nil
 }
 
-// yieldSizes looks up the sizes of blobs and passes them on.
-func (p *Push) yieldSizes(ctx context.Context, blobs []Blob, yield func(Blob) bool) (more bool, err error) {
-	if len(blobs) == 0 {
-		return true, nil
+// blobsOf keeps those objects that are blobs, with their sizes.
+func (p *Push) blobsOf(ctx context.Context, objects []Blob) (blobs []Blob, err error) {
+	if len(objects) == 0 {
+		return nil, nil
 	}
-	names := make([]string, len(blobs))
-	for i, b := range blobs {
-		names[i] = string(b.ID)
+	names := make([]string, len(objects))
+	for i, o := range objects {
+		names[i] = string(o.ID)
 	}
 	infos, err := p.infos(ctx, names)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	for i, info := range infos {
-		if info.kind != "blob" {
-			return false, fmt.Errorf("object %s of the push is a %s, want a blob", blobs[i].ID, info.kind)
+		if info.kind == "" {
+			return nil, fmt.Errorf("object %s of the push is not there", objects[i].ID)
 		}
-		blobs[i].Size = info.size
-	}
-	// Nothing is held here: the caller may read other objects between two blobs.
-	for _, b := range blobs {
-		if !yield(b) {
-			return false, nil
+		if info.kind == "blob" {
+			objects[i].Size = info.size
+			blobs = append(blobs, objects[i])
 		}
 	}
-	return true, nil
+	return blobs, nil
 }
 
 // ReadBlobs calls fn with the content of each blob. Data is of use until fn returns. A blob larger than

@@ -1,12 +1,14 @@
 package gitrepo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -44,13 +46,65 @@ func TestPartOfAnAnswer(t *testing.T) {
 		if sent, err := a.sendTo(t.Context(), &out, f); sent != test.sent || int64(out.Len()) != sent || !errors.Is(err, broken) {
 			t.Errorf("sendTo of a part that failed with %v = %d, %v, want %d bytes and the failure", test.err, sent, err, test.sent)
 		}
-		as.leave(a)
+		as.leave(a, f)
 		if err := f.Close(); err != nil {
 			t.Error(err)
 		}
 		if left, err := os.ReadDir(as.dir); len(left) > 0 || err != nil {
 			t.Errorf("left of an answer that failed: %v, %v", left, err)
 		}
+	}
+}
+
+// A long answer is on the disk only from where its readers are on, and nobody joins it late.
+func TestLongAnswerIsLetGoOf(t *testing.T) {
+	const mostOne, total = 1 << 20, 40 << 20
+	as, err := newAnswers(Config{RunDir: t.TempDir(), MaxAnswerBytes: mostOne, MaxAnswerFileBytes: mostOne})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := answerJob{
+		begin: func() (context.Context, func(), error) { return t.Context(), func() {}, nil },
+		fill: func(_ context.Context, w io.Writer) error {
+			for i := range total >> 16 {
+				if _, err := w.Write(bytes.Repeat([]byte{byte(i)}, 1<<16)); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		valid: func(context.Context) bool { return true },
+	}
+	a, f, err := as.join(durable.FS{}, answerKey{}, job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var most, got int64
+	sent, err := a.sendTo(t.Context(), writerFunc(func(p []byte) (int, error) {
+		if want := byte(got >> 16); p[0] != want {
+			t.Fatalf("byte %d is %d, want %d", got, p[0], want)
+		}
+		got += int64(len(p))
+		info, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, info.Sys().(*syscall.Stat_t).Blocks*512)
+		if got == total/2 {
+			if again, f, err := as.join(durable.FS{}, answerKey{}, job); err != nil || again == a {
+				t.Errorf("who comes late joins an answer whose beginning is gone: %v", err)
+			} else {
+				as.leave(again, f)
+			}
+		}
+		return len(p), nil
+	}), f)
+	as.leave(a, f)
+	if sent != total || err != nil {
+		t.Errorf("sendTo = %d, %v, want %d bytes", sent, err, total)
+	}
+	if most > 4*mostOne {
+		t.Errorf("an answer of %d bytes took %d on the disk, want about %d", total, most, 2*mostOne)
 	}
 }
 
@@ -68,31 +122,41 @@ func TestParseShareable(t *testing.T) {
 		version int
 		in      string
 		want    int
+		all     bool
 	}{
-		{"a clone", 2, v2("thin-pack", "no-progress", "include-tag", "ofs-delta", "want "+id+"\n", "want "+id+"\n", "done\n"), 2},
-		{"a shallow clone", 2, v2("deepen 1", "want "+id, "done"), 1},
-		{"a partial clone", 2, v2("filter blob:none", "want "+id, "done"), 1},
-		{"nothing wanted", 2, v2("done"), 0},
-		{"an object the client has", 2, v2("want "+id, "have "+id, "done"), 0},
-		{"a shallow client", 2, v2("want "+id, "shallow "+id, "done"), 0},
-		{"a ref by name", 2, v2("want-ref refs/heads/main", "done"), 0},
-		{"no end", 2, v2("want " + id), 0},
-		{"something behind the end", 2, v2("want "+id, "done", "have "+id), 0},
-		{"another command", 2, strings.Replace(v2("want "+id, "done"), "0011command=fetch", "0013command=ls-refs", 1), 0},
-		{"a short name", 2, v2("want "+id[1:], "done"), 0},
-		{"v0", 0, v0("want "+id+" multi_ack_detailed side-band-64k agent=x\n", "want "+id+"\n"), 2},
-		{"v0 with a depth", 0, v0("want "+id+" x\n", "deepen 1\n"), 1},
-		{"v1", 1, v0("want " + id + "\n"), 1},
-		{"v0 with an object the client has", 0, string(append(packets("want "+id+" x\n", ""), packets("have "+id+"\n", "done\n")...)), 0},
-		{"v0 with a shallow client", 0, v0("want "+id+" x\n", "shallow "+id), 0},
-		{"v0 with no end", 0, string(packets("want "+id+" x\n", "")), 0},
-		{"v2 by v0", 0, v2("want "+id, "done"), 0},
-		{"v0 by v2", 2, v0("want " + id + "\n"), 0},
+		{"a clone", 2, v2("thin-pack", "no-progress", "include-tag", "ofs-delta", "want "+id+"\n", "want "+id+"\n", "done\n"), 2, true},
+		{"a clone by a client without offsets", 2, v2("want "+id, "done"), 1, false},
+		{"a shallow clone with offsets", 2, v2("ofs-delta", "deepen 1", "want "+id, "done"), 1, false},
+		{"a partial clone with offsets", 2, v2("ofs-delta", "filter tree:0", "want "+id, "done"), 1, false},
+		{"a clone by v0", 0, v0("want " + id + " ofs-delta side-band-64k no-progress\n"), 1, true},
+		{"v0 with short bands", 0, v0("want " + id + " ofs-delta side-band\n"), 1, false},
+		{"v0 with a depth and offsets", 0, v0("want "+id+" ofs-delta side-band-64k\n", "deepen 1"), 1, false},
+		{"a shallow clone", 2, v2("deepen 1", "want "+id, "done"), 1, false},
+		{"a partial clone", 2, v2("filter blob:none", "want "+id, "done"), 1, false},
+		{"nothing wanted", 2, v2("done"), 0, false},
+		{"an object the client has", 2, v2("want "+id, "have "+id, "done"), 0, false},
+		{"a shallow client", 2, v2("want "+id, "shallow "+id, "done"), 0, false},
+		{"a ref by name", 2, v2("want-ref refs/heads/main", "done"), 0, false},
+		{"no end", 2, v2("want " + id), 0, false},
+		{"something behind the end", 2, v2("want "+id, "done", "have "+id), 0, false},
+		{"another command", 2, strings.Replace(v2("want "+id, "done"), "0011command=fetch", "0013command=ls-refs", 1), 0, false},
+		{"a short name", 2, v2("want "+id[1:], "done"), 0, false},
+		{"v0", 0, v0("want "+id+" multi_ack_detailed side-band-64k agent=x\n", "want "+id+"\n"), 2, false},
+		{"v0 with a depth", 0, v0("want "+id+" x\n", "deepen 1\n"), 1, false},
+		{"v1", 1, v0("want " + id + "\n"), 1, false},
+		{"v0 with an object the client has", 0, string(append(packets("want "+id+" x\n", ""), packets("have "+id+"\n", "done\n")...)), 0, false},
+		{"v0 with a shallow client", 0, v0("want "+id+" x\n", "shallow "+id), 0, false},
+		{"v0 with no end", 0, string(packets("want "+id+" x\n", "")), 0, false},
+		{"v2 by v0", 0, v2("want "+id, "done"), 0, false},
+		{"v0 by v2", 2, v0("want " + id + "\n"), 0, false},
 	}
 	for _, test := range tests {
-		wants, ok := parseShareable([]byte(test.in), test.version)
-		if ok != (test.want > 0) || len(wants) != test.want && ok {
-			t.Errorf("parseShareable of %s = %v, %v, want %d objects", test.name, wants, ok, test.want)
+		got, ok := parseShareable([]byte(test.in), test.version)
+		if ok != (test.want > 0) || len(got.wants) != test.want && ok {
+			t.Errorf("parseShareable of %s = %v, %v, want %d objects", test.name, got, ok, test.want)
+		}
+		if got.all != test.all {
+			t.Errorf("parseShareable of %s: all = %v, want %v", test.name, got.all, test.all)
 		}
 	}
 }
@@ -105,10 +169,11 @@ func FuzzShareable(f *testing.F) {
 	f.Add(append(packets("want "+id+" side-band-64k\n", ""), packets("done\n")...), 1)
 	f.Fuzz(func(t *testing.T, in []byte, version int) {
 		version = max(0, version%3)
-		wants, ok := parseShareable(in, version)
+		req, ok := parseShareable(in, version)
 		if !ok {
 			return
 		}
+		wants := req.wants
 		lines, ok := fetchLines(in, version)
 		if !ok || len(wants) == 0 {
 			t.Errorf("parseShareable(%q) = %v without a fetch", in, wants)
@@ -117,6 +182,9 @@ func FuzzShareable(f *testing.F) {
 		for _, line := range lines {
 			if strings.HasPrefix(line, "have ") || strings.HasPrefix(line, "shallow ") {
 				t.Errorf("parseShareable(%q) takes %q", in, line)
+			}
+			if req.all && (strings.HasPrefix(line, "deepen") || strings.HasPrefix(line, "filter")) {
+				t.Errorf("parseShareable(%q) takes %q for all", in, line)
 			}
 			if id, ok := strings.CutPrefix(line, "want "); ok {
 				wanted = append(wanted, id[:40])

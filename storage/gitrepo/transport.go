@@ -510,6 +510,9 @@ func (r *receiving) answer(ctx context.Context, cmd *process, out io.ReadCloser)
 		r.store.log.Warn("git did not say which refs a push moved", "model", name, "push", r.req.PushID, "err", errors.Join(err, err2))
 	}
 	if len(moved) > 0 {
+		if err := r.req.Repository.writeWhole(r.push.whole); err != nil {
+			r.store.log.Warn("the pack of a push is not noted", "model", name, "push", r.req.PushID, "reason", err.Error())
+		}
 		lines, err := r.finish(ctx, moved)
 		if err != nil {
 			r.store.log.Error("finish a push whose refs moved", "model", name, "push", r.req.PushID, "err", err)
