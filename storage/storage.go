@@ -260,9 +260,12 @@ func (d *Data) replay(ctx context.Context, log *slog.Logger) error {
 func (d *Data) apply(batch []journal.Group) error {
 	entries := make([]index.Entry, len(batch))
 	for i, g := range batch {
-		group, err := d.decoder.Decode(g.Payload)
-		if err != nil {
-			return fmt.Errorf("group %d: %w", g.Seq, err)
+		group, ok := g.Value.(registry.Group) // which Commit has decoded
+		if !ok {
+			var err error
+			if group, err = d.decoder.Decode(g.Payload); err != nil {
+				return fmt.Errorf("group %d: %w", g.Seq, err)
+			}
 		}
 		entries[i] = index.Entry{Seq: g.Seq, Group: group}
 	}
@@ -290,7 +293,7 @@ func (d *Data) Commit(ctx context.Context, g registry.Group) error {
 		}
 		defer done()
 	}
-	_, err = d.journal.Append(ctx, payload)
+	_, err = d.journal.AppendValue(ctx, payload, read)
 	switch {
 	case errors.Is(err, journal.ErrTooLarge):
 		return fmt.Errorf("%w: %w", err, registry.ErrTooLarge)

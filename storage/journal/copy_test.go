@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -72,7 +73,7 @@ func TestCopyToOfADamagedJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text[len(text)/2] ^= 1
+	text[len(bytes.TrimSpace(text))/2] ^= 1
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}

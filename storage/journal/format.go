@@ -29,6 +29,8 @@ import (
 //	                    group of this segment, whether it is there yet or not
 //	payload             the rest, at least one byte, no newline
 //
+// In the last segment empty lines may follow: room for what comes next, which the writer fills before it needs it.
+//
 // A batch is what was written and synced together. It lies in one segment, and a batch is written only
 // after that before it was synced. So a group whose batch is b proves that every group before b was
 // durable. That is what tells damage from the torn end that a crash leaves.

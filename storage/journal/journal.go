@@ -94,6 +94,7 @@ type Group struct {
 	Seq     uint64 // 1, 2, 3, ...
 	Batch   uint64 // Seq of the first group that became durable together with this one
 	Payload []byte // the holder may not change it
+	Value   any    // what AppendValue was given with it; nil when the group was read from the files
 }
 
 // Recovery tells what Open had to cut off: the end of a batch that was being written at a crash.
@@ -122,6 +123,7 @@ type Journal struct {
 	// All below belongs to the writer.
 	file      *durable.File // the last segment
 	size      int64         // of the durable part of it
+	room      int64         // up to where it is filled with newlines that are durable; no more than size without any
 	at        position      // of the last durable group
 	failed    error
 	unapplied []Group // durable, and Apply has not succeeded
@@ -131,6 +133,7 @@ type Journal struct {
 
 type request struct {
 	payload []byte
+	value   any
 	seq     uint64
 	err     error
 	done    chan struct{} // closed when seq and err are set
@@ -220,14 +223,15 @@ func (j *Journal) recover(first uint64) error {
 			batchStart = s.start
 		}
 	}
+	torn := max(0, s.text-good)
 	if s.at.seq < j.config.Durable {
-		return &LostError{Durable: j.config.Durable, Last: s.at.seq, Segment: s.name, Offset: good, TornBytes: s.end - good}
+		return &LostError{Durable: j.config.Durable, Last: s.at.seq, Segment: s.name, Offset: good, TornBytes: torn}
 	}
 	j.at, j.next, j.size = s.at, s.at.seq+1, good
-	if cut := s.end - good; cut > 0 {
-		j.recovery = Recovery{TruncatedBytes: cut, Segment: s.name, Offset: good}
+	if torn > 0 {
+		j.recovery = Recovery{TruncatedBytes: torn, Segment: s.name, Offset: good}
 	}
-	return j.rewrite(s.name, batchStart)
+	return j.rewrite(s.name, batchStart, s.end > good)
 }
 
 // torn returns nil when the line at which the scan stopped with err is where a torn batch begins to be
@@ -252,14 +256,14 @@ func (j *Journal) torn(s *scanner, err error) error {
 // The last process may have died between the write and the sync; the batch must not be read before it
 // is durable. A sync alone does not do: if that process died of a failed one, the kernel may hold the
 // batch in pages that it takes for clean, and a second sync would say yes to what is not on the disk.
-func (j *Journal) rewrite(name string, batchStart int64) error {
+func (j *Journal) rewrite(name string, batchStart int64, longer bool) error {
 	f, err := j.config.FS.OpenFile(filepath.Join(j.dir, name), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	batch := make([]byte, j.size-batchStart)
 	_, err = f.OS().ReadAt(batch, batchStart)
-	if err == nil && j.recovery.TruncatedBytes > 0 {
+	if err == nil && longer {
 		err = f.Truncate(j.size)
 	}
 	if err == nil {
@@ -297,6 +301,11 @@ func (j *Journal) durable() (next uint64, segments []uint64) {
 // other. With ErrFailed, or when ctx is cancelled, the group may be durable, or become so. With any
 // other error it is not there and never will be.
 func (j *Journal) Append(ctx context.Context, payload []byte) (seq uint64, err error) {
+	return j.AppendValue(ctx, payload, nil)
+}
+
+// AppendValue is [Journal.Append] of a payload that was made from a value, which Apply gets with it and need not decode again.
+func (j *Journal) AppendValue(ctx context.Context, payload []byte, value any) (seq uint64, err error) {
 	switch {
 	case len(payload) == 0 || bytes.IndexByte(payload, '\n') >= 0:
 		return 0, errors.New("append to journal: payload is empty or has a newline")
@@ -304,7 +313,7 @@ func (j *Journal) Append(ctx context.Context, payload []byte) (seq uint64, err e
 		return 0, fmt.Errorf("append to journal: %d bytes, at most %d: %w", len(payload), j.config.MaxGroupBytes, ErrTooLarge)
 	}
 	// A copy, since the writer may use it longer than a caller that was cancelled.
-	r := &request{payload: bytes.Clone(payload), done: make(chan struct{})}
+	r := &request{payload: bytes.Clone(payload), value: value, done: make(chan struct{})}
 	select {
 	case j.requests <- r:
 	case <-j.done:
@@ -330,7 +339,7 @@ func (j *Journal) Close() error {
 // write is the only goroutine that changes the files.
 func (j *Journal) write() {
 	defer close(j.done)
-	defer func() { _ = j.file.Close() }() // everything in it is synced, or was reported as failed
+	defer func() { _ = errors.Join(j.trim(), j.file.Close()) }() // everything in it is synced, or was reported as failed
 	var batch []*request
 	for {
 		select {
@@ -409,6 +418,7 @@ func (j *Journal) apply() error {
 // store makes a batch durable.
 //
 //	new segment     when the last one is full; see newSegment
+//	grow            when there is no room; a crash leaves newlines, which Open cuts off
 //	write           a crash leaves any part of the batch, which Open keeps or cuts off
 //	sync            from here on the groups are durable
 func (j *Journal) store(batch []*request) ([]Group, error) {
@@ -425,15 +435,23 @@ func (j *Journal) store(batch []*request) ([]Group, error) {
 		at.seq++
 		at.chain = link(j.hash, at.chain, at.seq, r.payload)
 		j.buffer = appendEntry(j.buffer, entry{chain: at.chain, batch: at.batch, seq: at.seq, payload: r.payload})
-		groups[i] = Group{Seq: at.seq, Batch: at.batch, Payload: r.payload}
+		groups[i] = Group{Seq: at.seq, Batch: at.batch, Payload: r.payload, Value: r.value}
+	}
+	end := j.size + int64(len(j.buffer))
+	if err := j.grow(end); err != nil {
+		return nil, j.fail(err, false)
 	}
 	if _, err := j.file.WriteAt(j.buffer, j.size); err != nil {
 		return nil, j.fail(err, isFull(err) && j.takeBack() == nil)
 	}
-	if err := j.file.Sync(); err != nil {
+	sync := j.file.SyncData
+	if end > j.room {
+		sync = j.file.Sync
+	}
+	if err := sync(); err != nil {
 		return nil, j.fail(err, false)
 	}
-	j.size += int64(len(j.buffer))
+	j.size = end
 	j.at = at
 	j.mu.Lock()
 	j.next = at.seq + 1
@@ -441,9 +459,53 @@ func (j *Journal) store(batch []*request) ([]Group, error) {
 	return groups, nil
 }
 
+// growBytes is how much room is made at a time.
+const growBytes = 1 << 20
+
+// newlines fill the room.
+var newlines = bytes.Repeat([]byte("\n"), 64<<10)
+
+// grow makes room for a batch that ends at byte end, and for some more: to write over what is there is a third cheaper to sync than to make
+// a file longer. When the disk is too full for that, there is no room, and the batch may still fit.
+func (j *Journal) grow(end int64) error {
+	to := min(end+growBytes, j.config.SegmentBytes)
+	if end <= j.room || to <= end {
+		return nil
+	}
+	var err error
+	for at := max(j.room, j.size); at < to && err == nil; at += int64(len(newlines)) {
+		_, err = j.file.WriteAt(newlines[:min(int64(len(newlines)), to-at)], at)
+	}
+	if err == nil {
+		err = j.file.Sync()
+	}
+	switch {
+	case err == nil:
+		j.room = to
+	case isFull(err):
+		return j.takeBack()
+	}
+	return err
+}
+
+// trim cuts off the room that is left, which only the last segment may have.
+func (j *Journal) trim() error {
+	if j.failed != nil || j.room <= j.size {
+		return nil
+	}
+	if err := j.file.Truncate(j.size); err != nil {
+		return err
+	}
+	j.room = 0
+	return j.file.Sync()
+}
+
 // newSegment begins a segment after the last durable group. The file appears at once with its header,
 // synced under a synced name, so a crash leaves a whole segment without groups, or nothing.
 func (j *Journal) newSegment() error {
+	if err := j.trim(); err != nil {
+		return err
+	}
 	first := j.at.seq + 1
 	path := filepath.Join(j.dir, segmentName(first))
 	head := appendHeader(nil, header{chain: j.at.chain, first: first})
@@ -458,7 +520,7 @@ func (j *Journal) newSegment() error {
 	if j.file != nil {
 		_ = j.file.Close() // all of it is synced
 	}
-	j.file, j.size, j.at.batch = f, int64(len(head)), 0
+	j.file, j.size, j.room, j.at.batch = f, int64(len(head)), 0, 0
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.next = first
@@ -487,7 +549,7 @@ func (j *Journal) takeBack() error {
 		return errors.Join(err, f.Close())
 	}
 	_ = j.file.Close()
-	j.file = f
+	j.file, j.room = f, 0
 	return nil
 }
 

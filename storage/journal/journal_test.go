@@ -59,15 +59,120 @@ func TestFormat(t *testing.T) {
 		chain = sha256.Sum256(slices.Concat(chain[:], binary.BigEndian.AppendUint64(nil, uint64(i+1)), []byte(payload)))
 		want += line(fmt.Sprintf("%x %016x %016x %s", chain, i+1, i+1, payload))
 	}
-	got, err := os.ReadFile(filepath.Join(dir, "0000000000000001.log"))
+	path := filepath.Join(dir, "0000000000000001.log")
+	got, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, string(got)); diff != "" {
-		t.Errorf("segment (-want +got):\n%s", diff)
+	if text, ok := strings.CutPrefix(string(got), want); !ok || strings.Trim(text, "\n") != "" || len(text) < 1<<19 {
+		t.Errorf("segment that is open = %q and %d bytes, want %q and room", clip(string(got)), len(got), want)
 	}
+	defer func() {
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, string(got)); diff != "" {
+			t.Errorf("segment (-want +got):\n%s", diff)
+		}
+	}()
 	if head, err := j.Verify(t.Context()); err != nil || head != (journal.Head{Seq: 2, Chain: chain}) {
 		t.Errorf("Verify = %v, %v, want group 2 with chain %x", head, err, chain)
+	}
+}
+
+func clip(text string) string { return text[:min(len(text), 1000)] }
+
+// Groups go into room that is there: a group changes nothing but its bytes, and what a server that is killed leaves
+// of the room is nothing that was lost.
+func TestRoom(t *testing.T) {
+	dir := t.TempDir()
+	config := journal.Config{Dir: dir, SegmentBytes: 3 << 20}
+	path := filepath.Join(dir, "0000000000000001.log")
+	size := func() int64 {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	var synced []string
+	config.FS = durable.FS{Hook: func(op durable.Op, path string, do step) error {
+		if op == durable.OpSync {
+			synced = append(synced, filepath.Base(path))
+		}
+		return do()
+	}}
+	j := open(t, config)
+	mustAppend(t, j, "1")
+	before := size()
+	synced = nil
+	payload := strings.Repeat("x", 1000)
+	for range 100 {
+		mustAppend(t, j, payload)
+	}
+	if got := size(); got != before || len(synced) != 100 {
+		t.Errorf("after 100 groups: %d bytes and %d syncs, want the %d bytes of before and 100 syncs", got, len(synced), before)
+	}
+	killed := t.TempDir()
+	mustDo(t, os.CopyFS(killed, os.DirFS(dir)))
+	again := open(t, journal.Config{Dir: killed, Durable: 101})
+	if got := again.Recovery(); got != (journal.Recovery{}) {
+		t.Errorf("Recovery of a journal with room = %v, want nothing cut", got)
+	}
+	if seq, err := again.Append(t.Context(), []byte("102")); seq != 102 || err != nil {
+		t.Errorf("Append = %d, %v, want 102", seq, err)
+	}
+	if _, err := journal.Open(journal.Config{Dir: killed, Durable: 103}); !strings.Contains(fmt.Sprint(err), "are missing") || strings.Contains(fmt.Sprint(err), "no group") {
+		t.Errorf("Open of a journal that lost a group = %v, want that, and nothing about room", err)
+	}
+	// A segment that is full has none left.
+	for range 3500 {
+		mustAppend(t, j, payload)
+	}
+	if got := list(t, dir); len(got) != 2 {
+		t.Fatalf("segments = %q, want 2", got)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || strings.HasSuffix(string(text), "\n\n") || int64(len(text)) < config.SegmentBytes {
+		t.Errorf("a full segment has %d bytes and ends in %q, %v", len(text), text[len(text)-10:], err)
+	}
+	if head, err := j.Verify(t.Context()); err != nil || head.Seq != 3601 {
+		t.Errorf("Verify = %v, %v, want 3601 groups", head, err)
+	}
+}
+
+// A disk with space for a group and none for room takes the group.
+func TestNoSpaceForRoom(t *testing.T) {
+	dir := t.TempDir()
+	full := true
+	j := open(t, journal.Config{Dir: dir, FS: durable.FS{Hook: func(op durable.Op, path string, do step) error {
+		if info, err := os.Stat(path); full && op == durable.OpWrite && err == nil && info.Size() > 200<<10 {
+			return syscall.ENOSPC
+		}
+		return do()
+	}}})
+	for i := range 3 {
+		mustAppend(t, j, fmt.Sprint(i))
+	}
+	full = false
+	mustAppend(t, j, "3")
+	if got := read(t, j, 1); !slices.Equal(got, []string{"0", "1", "2", "3"}) {
+		t.Errorf("groups = %q, want 0 to 3", got)
+	}
+	info, err := os.Stat(filepath.Join(dir, "0000000000000001.log"))
+	if err != nil || info.Size() < 1<<20 {
+		t.Errorf("once there is space: %v, %v, want room again", info, err)
+	}
+}
+
+func mustDo(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -203,7 +308,8 @@ func testAppendsShareSyncs(t *testing.T) {
 			return nil
 		},
 	})
-	opened = true
+	mustAppend(t, j, "first") // which makes room
+	applied, opened = nil, true
 	var wg sync.WaitGroup
 	var seqs sync.Map
 	for i := range 100 {
@@ -221,8 +327,8 @@ func testAppendsShareSyncs(t *testing.T) {
 		}
 	}
 	synctest.Wait()
-	if got := j.Next(); got != 1 || len(read(t, j, 1)) != 0 {
-		t.Errorf("before the first sync is done: Next = %d, want 1 and no group to read", got)
+	if got := j.Next(); got != 2 || len(read(t, j, 2)) != 0 {
+		t.Errorf("before the sync is done: Next = %d, want 2 and no group to read", got)
 	}
 	close(release)
 	wg.Wait()
@@ -232,7 +338,7 @@ func testAppendsShareSyncs(t *testing.T) {
 	if len(applied) != 2 || len(applied[0]) != 1 || len(applied[1]) != 99 {
 		t.Fatalf("Apply was called %d times, want 1 group, then 99", len(applied))
 	}
-	want := journal.Group{Seq: 1, Batch: 1}
+	want := journal.Group{Seq: 2, Batch: 2}
 	for _, got := range slices.Concat(applied...) {
 		if got.Seq != want.Seq || got.Batch != want.Batch {
 			t.Errorf("applied group %d of batch %d, want %d of %d", got.Seq, got.Batch, want.Seq, want.Batch)
@@ -241,7 +347,7 @@ func testAppendsShareSyncs(t *testing.T) {
 		if payload := fmt.Sprintf(`{"n":%d}`, i); string(got.Payload) != payload {
 			t.Errorf("group %d = %s, want %s, which was told that number", got.Seq, got.Payload, payload)
 		}
-		want = journal.Group{Seq: want.Seq + 1, Batch: 2}
+		want = journal.Group{Seq: want.Seq + 1, Batch: 3}
 	}
 }
 
@@ -427,10 +533,10 @@ func TestFailedSyncPoisons(t *testing.T) {
 		t.Errorf("groups after reopening = %q, want 1 and 2", got)
 	}
 	mustAppend(t, j, "3")
-	broken = 1
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
+	broken = 1
 	if _, err := journal.Open(config); !errors.Is(err, syscall.EIO) {
 		t.Errorf("Open when the last batch cannot be synced = %v, want EIO", err)
 	}
@@ -594,13 +700,16 @@ func TestNewSegmentFails(t *testing.T) {
 }
 
 // Groups over several segments, and a restart in between, broken at every step.
-func TestCrash(t *testing.T) {
+func TestCrash(t *testing.T)       { testCrash(t, 300) }
+func TestCrashInRoom(t *testing.T) { testCrash(t, 3000) }
+
+func testCrash(t *testing.T, segmentBytes int64) {
 	durabletest.EachStep(t, func() durabletest.Case {
 		acknowledged := map[uint64]string{}
 		var tried []string
 		return durabletest.Case{
 			Work: func(fsys durable.FS, dir string) {
-				config := journal.Config{Dir: filepath.Join(dir, "journal"), SegmentBytes: 300, FS: fsys}
+				config := journal.Config{Dir: filepath.Join(dir, "journal"), SegmentBytes: segmentBytes, FS: fsys}
 				for restart, appends := range []int{3, 3, 1} {
 					j, err := journal.Open(config)
 					if err != nil {

@@ -28,8 +28,8 @@ func wholeSegment() (whole []byte, lastStart int) {
 	return segment(1, append(slices.Clone(durableBatches), lastBatch)...), len(before)
 }
 
-// What a crash can leave of the last batch: a part of it up to some byte, followed by nothing, by zeros
-// or by other bytes; or all of it with a hole.
+// What a crash can leave of the last batch: a part of it up to some byte, followed by nothing, by zeros, by room for more
+// or by other bytes; or all of it with a hole; and room behind it.
 func TestTornEndIsCutOff(t *testing.T) {
 	dir := t.TempDir()
 	whole, lastStart := wholeSegment()
@@ -47,7 +47,8 @@ func TestTornEndIsCutOff(t *testing.T) {
 		}
 		kept := segment(1, append(slices.Clone(durableBatches), lastBatch[:len(got)-4])...)
 		want := Recovery{}
-		if cut := len(torn) - len(kept); cut > 0 {
+		text := min(len(torn), len(bytes.TrimRight(torn, "\n"))+1)
+		if cut := text - len(kept); cut > 0 { // room is nothing that was lost
 			want = Recovery{TruncatedBytes: int64(cut), Segment: segmentName(1), Offset: int64(len(kept))}
 		}
 		if diff := cmp.Diff(want, j.Recovery()); diff != "" {
@@ -86,8 +87,14 @@ func TestTornEndIsCutOff(t *testing.T) {
 		hole := bytes.Clone(whole)
 		clear(hole[end:min(end+100, len(hole))])
 		check(fmt.Sprintf("hole at %d", end), hole)
+		room := bytes.Repeat([]byte("\n"), rest+500)
+		check(fmt.Sprintf("room from %d", end), append(bytes.Clone(whole[:end]), room...))
+		hole = append(bytes.Clone(whole), room...)
+		copy(hole[end:min(end+100, len(whole))], room)
+		check(fmt.Sprintf("room at %d", end), hole)
 	}
 	check("nothing torn", whole)
+	check("room behind it", append(bytes.Clone(whole), bytes.Repeat([]byte("\n"), 5000)...))
 }
 
 // A changed bit in anything that later groups prove durable must be found, and nothing may be cut off.

@@ -47,6 +47,7 @@ type scanner struct {
 	number     int    // of the current line, from 1
 	line       []byte // the current line with its newline, valid until the next is read
 	start, end int64  // of the current line, in bytes
+	text       int64  // end of the last line that was not empty
 	at         position
 }
 
@@ -98,6 +99,9 @@ func (s *scanner) readLine() error {
 	}
 	s.line = line
 	s.end += int64(len(line))
+	if len(line) > 0 && line[0] != '\n' {
+		s.text = s.end
+	}
 	if err == io.EOF && len(line) > 0 {
 		return nil
 	}
