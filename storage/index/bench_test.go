@@ -54,6 +54,17 @@ func BenchmarkCheck(b *testing.B) {
 	}
 }
 
+// What each request looks up.
+func BenchmarkModelByName(b *testing.B) {
+	k, m := versions(b, 10)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := k.ModelByName(b.Context(), m.Name); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkVersion(b *testing.B) {
 	k, m := versions(b, 1000)
 	tag := registry.MustTag("v1.500.0")

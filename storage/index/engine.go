@@ -48,6 +48,7 @@ func parts(k []byte) []string { return strings.Split(string(k), "\x00") }
 // package uses of it.
 type tx struct {
 	bolt   *bolt.Tx
+	memos  *memos
 	counts *registry.Counts // while groups are applied
 }
 
@@ -65,6 +66,12 @@ func (t tx) get(bucket string, k []byte, v any) (bool, error) {
 	value := t.bolt.Bucket([]byte(bucket)).Get(k)
 	if value == nil {
 		return false, nil
+	}
+	switch v := v.(type) {
+	case *registry.Model:
+		return true, t.memos.models.decode(bucket, k, value, v)
+	case *registry.Token:
+		return true, t.memos.tokens.decode(bucket, k, value, v)
 	}
 	return true, decode(bucket, k, value, v)
 }

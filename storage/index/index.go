@@ -86,6 +86,7 @@ func Buckets() []string { return append([]string(nil), buckets...) }
 type DB struct {
 	bolt    *bolt.DB
 	damaged atomic.Bool // a value was met that is not what was written
+	memos   memos
 }
 
 // Open opens the index at path, or makes an empty one. A file that cannot be read, or is of
@@ -142,7 +143,7 @@ func open(path string) (_ *DB, err error) {
 // prepare makes the buckets of a new file and refuses one of another schema.
 func (db *DB) prepare() error {
 	return db.bolt.Update(func(b *bolt.Tx) error {
-		t := tx{bolt: b}
+		t := tx{bolt: b, memos: &db.memos}
 		fresh := b.Bucket([]byte(bucketMeta)) == nil
 		for _, name := range buckets {
 			if _, err := b.CreateBucketIfNotExists([]byte(name)); err != nil {
@@ -230,14 +231,14 @@ func (db *DB) Apply(entries []Entry) error {
 
 // update makes a transaction that changes something.
 func (db *DB) update(f func(t tx) error) error {
-	return db.note(db.bolt.Update(func(b *bolt.Tx) error { return f(tx{bolt: b}) }))
+	return db.note(db.bolt.Update(func(b *bolt.Tx) error { return f(tx{bolt: b, memos: &db.memos}) }))
 }
 
 func (db *DB) view(ctx context.Context, f func(t tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return db.note(db.bolt.View(func(b *bolt.Tx) error { return f(tx{bolt: b}) }))
+	return db.note(db.bolt.View(func(b *bolt.Tx) error { return f(tx{bolt: b, memos: &db.memos}) }))
 }
 
 // note remembers that damage was met.

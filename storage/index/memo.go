@@ -1,0 +1,52 @@
+package index
+
+import (
+	"bytes"
+	"sync"
+
+	"github.com/herdbook/herdbook/registry"
+)
+
+// memos keep what was decoded of the values that nearly every request reads.
+type memos struct {
+	models memo[registry.Model]
+	tokens memo[registry.Token]
+}
+
+// maxMemo is how many values of a kind are kept.
+const maxMemo = 2000
+
+// memo keeps decoded values. A value stands for exactly the bytes that it was decoded from, so that a change of them
+// makes it one that is not there. What is in it is shared: who gets it may replace its parts and not change them.
+type memo[V any] struct {
+	mu    sync.RWMutex
+	byKey map[string]decoded[V]
+}
+
+type decoded[V any] struct {
+	from  []byte
+	value V
+}
+
+// decode decodes the value of k into v.
+func (m *memo[V]) decode(bucket string, k, value []byte, v *V) error {
+	m.mu.RLock()
+	known, ok := m.byKey[string(k)]
+	m.mu.RUnlock()
+	if ok && bytes.Equal(known.from, value) {
+		*v = known.value
+		return nil
+	}
+	var fresh V
+	if err := decode(bucket, k, value, &fresh); err != nil {
+		return err
+	}
+	*v = fresh
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.byKey == nil || len(m.byKey) >= maxMemo {
+		m.byKey = map[string]decoded[V]{}
+	}
+	m.byKey[string(k)] = decoded[V]{bytes.Clone(value), fresh}
+	return nil
+}
