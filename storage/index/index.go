@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"sync/atomic"
 	"time"
@@ -116,10 +117,14 @@ func Open(path string, log *slog.Logger) (*DB, error) {
 // know what happened; the next one replaces it.
 const damagedSuffix = ".damaged"
 
+// mapBytes is how much of the address space is set aside for the file. When it outgrows that, the next change waits for all who
+// read, of whom one may compare the whole index. It takes no memory.
+const mapBytes = (1 << 34) * (math.MaxInt >> 62) // 16 GiB, and on 32 bits as much as bbolt likes
+
 func open(path string) (_ *DB, err error) {
 	// NoSync: see the package comment. The free list is stored, because to find it again would
 	// read the whole file at each start.
-	b, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 2 * time.Second, NoSync: true, FreelistType: bolt.FreelistMapType})
+	b, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 2 * time.Second, NoSync: true, FreelistType: bolt.FreelistMapType, InitialMmapSize: mapBytes})
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", path, err)
 	}

@@ -1,9 +1,12 @@
 package index_test
 
 import (
+	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/storage/index"
@@ -59,5 +62,32 @@ func TestOpenCopy(t *testing.T) {
 	}
 	if _, err := index.OpenCopy(filepath.Join(path, "below", "a", "file")); err == nil {
 		t.Error("OpenCopy below a file = nil, want an error")
+	}
+}
+
+// While somebody looks at the index as it was, it goes on growing.
+func TestApplyDuringASnapshot(t *testing.T) {
+	k, m := versions(t, 10)
+	err := k.Snapshot(t.Context(), func(index.Snapshot) error {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for i := range 8 {
+				var records []registry.Record
+				for n := range 1000 {
+					records = append(records, version(m, fmt.Sprintf("v2.%d.%d", i, n), used("dataset:calls")))
+				}
+				k.add(records...)
+			}
+		}()
+		select {
+		case <-done:
+			return nil
+		case <-time.After(20 * time.Second):
+			return errors.New("a change waits for who reads")
+		}
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
