@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 
 	"github.com/labstack/echo/v4"
@@ -50,7 +51,11 @@ func newProblem(err error) Problem {
 func (s *Server) fail(err error, c echo.Context) {
 	p := newProblem(err)
 	if p.Status >= http.StatusInternalServerError {
-		s.Log.ErrorContext(c.Request().Context(), "request failed", "method", c.Request().Method, "path", c.Request().URL.Path,
+		level := slog.LevelError
+		if c.Request().Context().Err() != nil { // the client is gone
+			level = slog.LevelInfo
+		}
+		s.Log.Log(c.Request().Context(), level, "request failed", "method", c.Request().Method, "path", c.Request().URL.Path,
 			"request", c.Response().Header().Get(echo.HeaderXRequestID), "error", err.Error())
 	}
 	if c.Response().Committed {

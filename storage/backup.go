@@ -17,6 +17,7 @@ import (
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/storage/blob"
+	"github.com/herdbook/herdbook/storage/gitrepo"
 	"github.com/herdbook/herdbook/storage/internal/durable"
 	"github.com/herdbook/herdbook/storage/journal"
 )
@@ -30,7 +31,7 @@ const backupFile = "backup.json"
 const backupFormat = 1
 
 // Backup is what a backup holds. Times and numbers are those at which it began: it has everything that was
-// acknowledged before.
+// acknowledged before. Behind the journal of that time stand the deletions of models that went away meanwhile.
 type Backup struct {
 	Format    int       `json:"format"`
 	CreatedAt time.Time `json:"created_at"`
@@ -49,12 +50,16 @@ type Backup struct {
 // damaged is reported and left out. Secrets of the server are left out too.
 //
 // The journal is copied first: what it tells of is there, and goes into the copy behind it. What comes meanwhile may
-// be in the copy too; a restored server finds moved refs as it finds those that were moved while it did not run.
+// be in the copy too; a restored server finds moved refs as it finds those that were moved while it did not run. A model
+// whose deletion came before its repository was copied is deleted in the copy too.
+//
+// What an earlier backup left is taken by its size, when that backup was finished: then it was durable. Of one that was
+// broken off, which may have been by a power cut, the blobs are compared with their digests and the rest is copied again.
 func (d *Data) Backup(ctx context.Context, to string, report Report) (Backup, error) {
 	d.collecting.Lock() // what is named by the journal that is copied has to be there until it is copied
 	defer d.collecting.Unlock()
 	b := Backup{Format: backupFormat, CreatedAt: time.Now().UTC().Truncate(time.Second)}
-	w := backupWork{Data: d, to: to, report: report, result: &b}
+	w := backupWork{Data: d, to: to, report: report, result: &b, written: map[string]bool{}}
 	if err := w.prepare(ctx); err != nil {
 		return b, fmt.Errorf("backup to %s: %w", to, err)
 	}
@@ -71,7 +76,22 @@ type backupWork struct {
 	to     string
 	report Report
 	result *Backup
+
+	// models are those that the index had when it had applied so many groups, which was before the journal was copied.
+	models  map[string]registry.ModelName
+	applied uint64
+	// trusted reports whether what a file of an earlier backup holds was durable.
+	trusted func(fs.FileInfo) bool
+	// written are the paths of blobs and of files of objects whose content is not known to be durable.
+	written map[string]bool
 }
+
+// writtenPerm is the mode of blobs and of files of objects in a backup until they are durable. Then nobody may write to them, by
+// which a run on top of one that was broken off knows them: a mode is as durable as the name of the file.
+const writtenPerm = 0o640
+
+// readOnly reports whether the mode of a file says that its content is durable.
+func readOnly(info fs.FileInfo) bool { return info.Mode()&0o200 == 0 }
 
 // prepare makes sure that the directory is empty or holds a backup of the same journal.
 func (w *backupWork) prepare(ctx context.Context) error {
@@ -86,6 +106,7 @@ func (w *backupWork) prepare(ctx context.Context) error {
 	if inside {
 		return errors.New("a backup inside of the data directory is lost with it; choose another place")
 	}
+	w.trusted = func(fs.FileInfo) bool { return false }
 	entries, err := os.ReadDir(w.to)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
 		return w.fsys.MkdirAll(w.to, secretsPerm)
@@ -93,18 +114,23 @@ func (w *backupWork) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	_, marked := os.Stat(filepath.Join(w.to, unfinishedFile))
 	before, err := ReadBackup(w.to)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Stat(filepath.Join(w.to, unfinishedFile)); err != nil {
+		if marked != nil {
 			return errors.New("the directory is not empty and holds no backup; choose an empty one")
 		}
+		return nil
 	case err != nil:
 		return err
 	case before.JournalID != w.result.JournalID:
 		return errors.New("the directory holds the backup of another server; choose another one")
 	case before.LastGroup >= w.Data.journal.Next():
 		return fmt.Errorf("the directory holds a backup that goes up to group %d, and this server was restored from an older one; choose another directory", before.LastGroup)
+	}
+	if w.trusted = readOnly; errors.Is(marked, fs.ErrNotExist) {
+		w.trusted = func(fs.FileInfo) bool { return true }
 	}
 	return nil
 }
@@ -130,6 +156,18 @@ func (w *backupWork) journal(ctx context.Context) error {
 	if err := w.fsys.WriteFile(filepath.Join(w.to, unfinishedFile), nil, secretPerm); err != nil {
 		return err
 	}
+	var err error
+	if w.applied, err = w.Index.Applied(ctx); err != nil {
+		return err
+	}
+	models, err := w.Index.AllModels(ctx)
+	if err != nil {
+		return err
+	}
+	w.models = map[string]registry.ModelName{}
+	for _, m := range models {
+		w.models[m.ID] = m.Name
+	}
 	s := w.report.step("journal", "bytes", 0)
 	head, err := w.Data.journal.CopyTo(ctx, w.fsys, filepath.Join(w.to, journalDir), func(n int) { s.add(int64(n)) })
 	if err != nil {
@@ -148,40 +186,131 @@ func (w *backupWork) repositories(ctx context.Context) error {
 	}
 	s := w.report.step("repositories", "models", int64(len(names)))
 	keep := map[string]bool{}
+	var copied []string
 	for _, name := range names {
-		path := filepath.Join(w.to, reposDir, name.Namespace(), name.Name()+".git")
 		if emptied, err := w.emptied(ctx, name); err != nil {
 			return err
 		} else if emptied {
-			keep[path] = true
+			keep[w.repository(name)] = true
 			w.lost("repository", name.String())
 			continue
 		}
-		err := w.Repositories.Repository(name).CopyTo(ctx, w.fsys, path, func(n int) { w.result.CopiedBytes += int64(n) })
+		err := w.Repositories.Repository(name).CopyTo(ctx, gitrepo.Copy{
+			To: w.repository(name), FS: w.fsys, Trust: w.trusted,
+			Object: func(path string) { w.written[path] = true },
+			Bytes:  func(n int) { w.result.CopiedBytes += int64(n) },
+		})
 		if errors.Is(err, registry.ErrNotFound) {
 			continue // deleted just now
 		}
 		if err != nil {
 			return err
 		}
-		keep[path] = true
-		w.result.Models++
+		keep[w.repository(name)] = true
+		copied = append(copied, w.repository(name))
 		s.add(1)
 	}
 	s.done()
-	// What the index has and the disk has not is lost, and not deleted.
+	if err := w.lostRepositories(ctx, keep); err != nil {
+		return err
+	}
+	deleted, err := w.deletions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range deleted {
+		delete(keep, w.repository(name))
+	}
+	for _, path := range copied {
+		if keep[path] {
+			w.result.Models++
+		}
+	}
+	return w.dropRepositories(keep)
+}
+
+// repository is where the repository of a model is in the backup.
+func (w *backupWork) repository(name registry.ModelName) string {
+	return filepath.Join(w.to, reposDir, name.Namespace(), name.Name()+".git")
+}
+
+// lostRepositories keeps those that the index has and the disk has not: they are lost, and not deleted.
+func (w *backupWork) lostRepositories(ctx context.Context, keep map[string]bool) error {
 	models, err := w.Index.AllModels(ctx)
 	if err != nil {
 		return err
 	}
 	for _, m := range models {
-		path := filepath.Join(w.to, reposDir, m.Name.Namespace(), m.Name.Name()+".git")
-		if !keep[path] && m.DefaultBranch != "" {
-			keep[path] = true
-			w.lost("repository", m.Name.String())
+		if keep[w.repository(m.Name)] || m.DefaultBranch == "" {
+			continue
+		}
+		if there, err := w.Repositories.Repository(m.Name).Exists(); err != nil {
+			return err
+		} else if there {
+			continue // made since they were listed
+		}
+		if _, err := w.Index.ModelByID(ctx, m.ID); errors.Is(err, registry.ErrNotFound) {
+			continue // deleted just now
+		} else if err != nil {
+			return err
+		}
+		keep[w.repository(m.Name)] = true
+		w.lost("repository", m.Name.String())
+	}
+	return nil
+}
+
+// deletions puts the deletions that came since the journal was copied behind that copy, and returns the names of the
+// models. So none whose repository was gone when it was to be copied is left in the journal without it: the repository goes after
+// the deletion is committed.
+func (w *backupWork) deletions(ctx context.Context) (names []registry.ModelName, err error) {
+	var groups [][]byte
+	later := map[string]bool{} // models that the copied journal does not know
+	for g, err := range w.Data.journal.Read(ctx, w.applied+1) {
+		if err != nil {
+			return nil, err
+		}
+		group, err := w.decoder.Decode(g.Payload)
+		if err != nil {
+			return nil, fmt.Errorf("group %d: %w", g.Seq, err)
+		}
+		copied := g.Seq <= w.result.LastGroup
+		for _, record := range group.Records {
+			switch r := record.(type) {
+			case registry.ModelCreated:
+				w.models[r.Model.ID] = r.Model.Name
+				later[r.Model.ID] = !copied
+			case registry.ModelDeleted:
+				if copied {
+					continue
+				}
+				names = append(names, w.models[r.ModelID])
+				if !later[r.ModelID] {
+					groups = append(groups, g.Payload)
+				}
+			}
 		}
 	}
-	return w.dropRepositories(keep)
+	if len(groups) == 0 {
+		return names, nil
+	}
+	return names, w.appendGroups(ctx, groups)
+}
+
+// appendGroups puts groups behind the copy of the journal.
+func (w *backupWork) appendGroups(ctx context.Context, groups [][]byte) error {
+	j, err := journal.Open(journal.Config{Dir: filepath.Join(w.to, journalDir), FS: w.fsys})
+	if err != nil {
+		return err
+	}
+	for _, payload := range groups {
+		if _, err := j.Append(ctx, payload); err != nil {
+			return errors.Join(err, j.Close())
+		}
+	}
+	head, err := j.Verify(ctx)
+	w.result.LastGroup, w.result.Chain = head.Seq, hex.EncodeToString(head.Chain[:])
+	return errors.Join(err, j.Close())
 }
 
 // lost reports what the server should have and has not. What an earlier backup has of it stays there.
@@ -205,7 +334,14 @@ func (w *backupWork) emptied(ctx context.Context, name registry.ModelName) (bool
 	if errors.Is(err, registry.ErrNotFound) {
 		return false, nil
 	}
-	return len(refs) == 0, err
+	if err != nil || len(refs) > 0 {
+		return false, err
+	}
+	// It may have been deleted while its refs were read.
+	if _, err := w.Index.ModelByID(ctx, m.ID); errors.Is(err, registry.ErrNotFound) {
+		return false, nil
+	}
+	return true, nil
 }
 
 // dropRepositories removes from an earlier backup what was deleted since.
@@ -233,7 +369,7 @@ func (w *backupWork) blobs(ctx context.Context) error {
 	if err := w.fsys.MkdirAll(root, secretsPerm); err != nil {
 		return err
 	}
-	there, err := blobFiles(root)
+	there, err := w.blobFiles(root)
 	if err != nil {
 		return err
 	}
@@ -241,13 +377,19 @@ func (w *backupWork) blobs(ctx context.Context) error {
 	shards := map[string]bool{}
 	err = w.Blobs.Walk(ctx, func(b blob.Descriptor, _ time.Time) error {
 		hex := b.Digest.Encoded()
-		size, isThere := there[hex]
+		info, isThere := there[hex]
 		delete(there, hex)
-		if isThere && size == b.Size {
-			w.result.Blobs++
-			w.result.Bytes += b.Size
-			s.add(b.Size)
-			return nil
+		if isThere && info.size == b.Size {
+			same, err := w.same(ctx, filepath.Join(root, hex[:2], hex), b.Digest, info)
+			if err != nil {
+				return err
+			}
+			if same {
+				w.result.Blobs++
+				w.result.Bytes += b.Size
+				s.add(b.Size)
+				return nil
+			}
 		}
 		shard := filepath.Join(root, hex[:2])
 		if !shards[shard] {
@@ -289,7 +431,7 @@ func (w *backupWork) blob(ctx context.Context, b blob.Descriptor, path string, s
 		return err
 	}
 	defer in.Close()
-	n, err := copyBlob(ctx, w.fsys, in, b.Digest, path)
+	n, err := copyBlob(ctx, w.fsys, in, b.Digest, path, writtenPerm)
 	s.add(n)
 	if errors.Is(err, errWrongContent) {
 		w.report.found(Finding{Severity: Damage, What: "blob", Name: b.Digest.String(), Problem: err.Error() + "; the backup does not have it", Advice: "run: herdbook fsck"})
@@ -298,18 +440,42 @@ func (w *backupWork) blob(ctx context.Context, b blob.Descriptor, path string, s
 	if err != nil {
 		return err
 	}
+	w.written[path] = true
 	w.result.Blobs++
 	w.result.Bytes += n
 	w.result.CopiedBytes += n
 	return nil
 }
 
+// same reports whether a blob that is there from an earlier backup, with the right size, has the right content.
+func (w *backupWork) same(ctx context.Context, path string, want digest.Digest, there blobFile) (bool, error) {
+	if there.trusted {
+		return true, nil
+	}
+	in, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer in.Close()
+	sum := want.Algorithm().Digester()
+	_, err = io.CopyBuffer(struct{ io.Writer }{sum.Hash()}, contextReader{ctx, in}, make([]byte, 1<<20))
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	// What cannot be read is copied again.
+	if err != nil || sum.Digest() != want {
+		return false, nil
+	}
+	w.written[path] = true
+	return true, nil
+}
+
 // errWrongContent reports that what was read has another digest.
 var errWrongContent = errors.New("the content is not what its digest says")
 
 // copyBlob writes what in holds to path, if it has that digest. Nothing is synced.
-func copyBlob(ctx context.Context, fsys durable.FS, in io.Reader, want digest.Digest, path string) (n int64, err error) {
-	out, err := fsys.CreateTemp(filepath.Dir(path), blobPerm)
+func copyBlob(ctx context.Context, fsys durable.FS, in io.Reader, want digest.Digest, path string, perm fs.FileMode) (n int64, err error) {
+	out, err := fsys.CreateTemp(filepath.Dir(path), perm)
 	if err != nil {
 		return 0, err
 	}
@@ -344,9 +510,15 @@ func (r contextReader) Read(p []byte) (int, error) {
 	return r.Reader.Read(p)
 }
 
-// blobFiles are the sizes of the blobs below root, by their hex digits. Unfinished ones are removed.
-func blobFiles(root string) (map[string]int64, error) {
-	sizes := map[string]int64{}
+// blobFile is a blob that is there from an earlier backup.
+type blobFile struct {
+	size    int64
+	trusted bool
+}
+
+// blobFiles are the blobs below root, by their hex digits. Unfinished ones are removed.
+func (w *backupWork) blobFiles(root string) (map[string]blobFile, error) {
+	files := map[string]blobFile{}
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
@@ -358,10 +530,10 @@ func blobFiles(root string) (map[string]int64, error) {
 		if err != nil {
 			return err
 		}
-		sizes[e.Name()] = info.Size()
+		files[e.Name()] = blobFile{info.Size(), w.trusted(info)}
 		return nil
 	})
-	return sizes, err
+	return files, err
 }
 
 // finish makes the copy durable, and then a backup.
@@ -369,6 +541,12 @@ func (w *backupWork) finish(context.Context) error {
 	s := w.report.step("sync", "files", 0)
 	if err := w.fsys.SyncTree(w.to); err != nil {
 		return err
+	}
+	for path := range w.written {
+		// A file that cannot be told apart from now on is compared once more if the next run is broken off.
+		if info, err := os.Lstat(path); err == nil {
+			_ = os.Chmod(path, info.Mode().Perm()&^0o222)
+		}
 	}
 	text, err := json.MarshalIndent(w.result, "", "  ")
 	if err != nil {
@@ -511,7 +689,7 @@ func (r *restoring) files(ctx context.Context) error {
 		defer in.Close()
 		dgst := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
 		if strings.HasPrefix(name, blobsDir+"/") && dgst.Validate() == nil {
-			n, err := copyBlob(ctx, r.fsys, in, dgst, target)
+			n, err := copyBlob(ctx, r.fsys, in, dgst, target, blobPerm)
 			s.add(n)
 			if errors.Is(err, errWrongContent) {
 				r.report.found(Finding{Severity: Damage, What: "blob", Name: dgst.String(), Problem: "its copy in the backup is damaged and is left out", Advice: "send the file again when the server runs"})

@@ -8,6 +8,7 @@
 package githttp
 
 import (
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -72,13 +74,19 @@ type Config struct {
 	// Pushed counts a push by what came of it: "accepted", "refused" or "failed".
 	Pushed func(outcome string)
 	Log    *slog.Logger
+
+	// Patience is how long a client may take for a part of an answer; by default [door.Patience].
+	Patience time.Duration
 }
 
 // Handler is the door.
 type Handler struct{ Config }
 
 // New assembles a Handler.
-func New(c Config) *Handler { return &Handler{c} }
+func New(c Config) *Handler {
+	c.Patience = cmp.Or(c.Patience, door.Patience)
+	return &Handler{c}
+}
 
 // routes are the addresses of the protocol.
 var routes = []string{"/:ns/:name/info/refs", "/:ns/:name/git-upload-pack", "/:ns/:name/git-receive-pack"}
@@ -93,6 +101,8 @@ func (h *Handler) Register(e *echo.Echo) {
 // door answers errors as Git shows them: a line of text.
 func (h *Handler) door(handler echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
+		// A fetch that nobody reads would keep its place from others.
+		defer door.Patient(c, h.Patience)()
 		err := handler(c)
 		if err == nil || c.Response().Committed || problem.Of(err) == problem.Internal {
 			return err

@@ -27,3 +27,6 @@ func (e *Exclusive) Hold(ctx context.Context, name string, patience time.Duratio
 
 // ParseOffset is parseOffset.
 func ParseOffset(text string) (int64, error) { return parseOffset(text) }
+
+// SetLarge says how long a large batch waits for its place, and how long it may take to come.
+func (c *Config) SetLarge(wait, time time.Duration) { c.largeWait, c.largeTime = wait, time }

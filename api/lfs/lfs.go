@@ -13,6 +13,7 @@
 package lfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,17 +73,25 @@ type Config struct {
 	// BatchRate is how many batch requests a minute one token, or one address without a token, may
 	// send; 0 is any number.
 	BatchRate int
+	// Patience is how long a client may take for a part of an answer; by default [door.Patience].
+	Patience time.Duration
+
+	largeWait, largeTime time.Duration // see large.go; tests make them short
 }
 
 // Handler is the door.
 type Handler struct {
 	Config
 	batches *limits
+	large   *places
 	uploads exclusive
 }
 
 // New assembles a Handler.
-func New(c Config) *Handler { return &Handler{Config: c, batches: newLimits(c.BatchRate)} }
+func New(c Config) *Handler {
+	c.Patience = cmp.Or(c.Patience, door.Patience)
+	return &Handler{Config: c, batches: newLimits(c.BatchRate), large: newPlaces(c.largeWait, c.largeTime)}
+}
 
 // base is what all routes begin with.
 const base = "/:ns/:name/info/lfs"
@@ -110,6 +119,7 @@ type message struct {
 
 func (h *Handler) door(handler echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
+		defer door.Patient(c, h.Patience)()
 		err := h.enter(c)
 		if err == nil {
 			err = handler(c)
@@ -154,7 +164,7 @@ func (h *Handler) fail(c echo.Context, err error) error {
 
 func requestID(c echo.Context) string { return c.Response().Header().Get(echo.HeaderXRequestID) }
 
-// statusError is an answer of tus that no other protocol has.
+// statusError is an answer that no other protocol has.
 type statusError struct {
 	status int
 	detail string
@@ -213,6 +223,7 @@ type objectError struct {
 const (
 	maxBatchBytes   = 8 << 20
 	maxBatchObjects = 10_000
+	maxObjectBytes  = 1 << 48 // so that the sum over a batch is a number
 )
 
 func (h *Handler) batch(c echo.Context) error {
@@ -220,14 +231,11 @@ func (h *Handler) batch(c echo.Context) error {
 		return tooOftenError{wait}
 	}
 	var in batchRequest
-	c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxBatchBytes)
-	if err := c.Echo().JSONSerializer.Deserialize(c, &in); err != nil {
-		var tooLong *http.MaxBytesError
-		if errors.As(err, &tooLong) {
-			return fmt.Errorf("a batch is at most %d bytes long: %w", maxBatchBytes, registry.ErrTooLarge)
-		}
-		return unprocessableError{registry.Invalid("", "the body is not a batch request in JSON")}
+	done, err := h.readBatch(c, &in)
+	if err != nil {
+		return err
 	}
+	defer done()
 	m, err := h.batchModel(c, in.Operation)
 	if err != nil {
 		return err
@@ -312,6 +320,10 @@ func (h *Handler) object(c echo.Context, m registry.Model, operation, adapter st
 	d := digest.NewDigestFromEncoded(digest.SHA256, o.OID)
 	if d.Validate() != nil || o.Size < 0 {
 		a.Error = &objectError{http.StatusUnprocessableEntity, "an object has an oid of 64 lower-case hex digits and a size of 0 or more"}
+		return a, nil
+	}
+	if o.Size > maxObjectBytes {
+		a.Error = &objectError{http.StatusUnprocessableEntity, fmt.Sprintf("an object has at most %d bytes, not %d", int64(maxObjectBytes), o.Size)}
 		return a, nil
 	}
 	size, owned, err := h.owned(c.Request().Context(), m, d)
@@ -469,6 +481,9 @@ func (h *Handler) upload(c echo.Context) error {
 	if length := c.Request().ContentLength; x.Size >= 0 && length > x.Size {
 		return unprocessableError{registry.Invalid("size", "the object has %d bytes and %d were announced", x.Size, length)}
 	}
+	if err := h.room(c.Request().Context(), x, c.Request().ContentLength); err != nil {
+		return err
+	}
 	var in io.Reader = c.Request().Body
 	if x.Size >= 0 {
 		in = io.LimitReader(in, x.Size+1) // one byte more than that is too long, and is seen
@@ -488,6 +503,22 @@ func (h *Handler) upload(c echo.Context) error {
 		return err
 	}
 	return c.NoContent(http.StatusOK)
+}
+
+// room refuses what would exceed a quota before it is received: the store keeps what came until a person
+// removes what nobody owns. Length is that of the body, or -1.
+func (h *Handler) room(ctx context.Context, x transfer, length int64) error {
+	size := x.Size
+	if size < 0 {
+		size = length
+	}
+	if size < 0 {
+		return statusError{http.StatusLengthRequired, "an object needs a Content-Length, or the address that a batch request gives"}
+	}
+	if _, owned, err := h.owned(ctx, x.model, x.digest()); err != nil || owned {
+		return err
+	}
+	return h.Lifecycle.CheckQuota(ctx, x.model.Name, size)
 }
 
 // link records that the model was shown the object, and makes the model when there is none yet. The

@@ -143,6 +143,9 @@ func (h *Handler) resume(c echo.Context) error {
 	} else if there {
 		return h.received(c, x, offset, x.Size)
 	}
+	if err := h.room(ctx, x, x.Size); err != nil {
+		return err
+	}
 	u, err := h.Blobs.Resume(ctx, id, true)
 	if err != nil {
 		return err

@@ -111,6 +111,8 @@ type errorItem struct {
 func (h *Handler) door(handler echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		c.Response().Header().Set("Docker-Distribution-API-Version", "registry/2.0")
+		// Who reads nothing would keep a file open.
+		defer door.Patient(c, door.Patience)()
 		err := handler(c)
 		if err == nil || c.Response().Committed {
 			return err

@@ -345,6 +345,50 @@ func TestMaxConnections(t *testing.T) {
 	})
 }
 
+// TestMaxCommands: one key does not take the processes of all others, over however many connections.
+func TestMaxCommands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		b := newBubble(t, steered{fetch: func(context.Context, ssh.Stream) error {
+			<-release
+			return nil
+		}})
+		const line = "git-upload-pack acme/fraud"
+		var running []*xssh.Session
+		for range 10 {
+			client, _ := b.login("10.0.0.7:1")
+			defer client.Close()
+			for range 10 {
+				session, err := client.NewSession()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := session.Start(line); err != nil {
+					t.Fatal(err)
+				}
+				running = append(running, session)
+			}
+		}
+		synctest.Wait()
+		client, _ := b.login("10.0.0.8:1")
+		defer client.Close()
+		if a := run(t, client, line, ""); a.status != 128 || !strings.Contains(a.stderr, "try again later") {
+			t.Errorf("command 101 of a key ends with %d and says %q, want 128 and that it may try again later", a.status, a.stderr)
+		}
+		close(release)
+		for _, session := range running {
+			if err := session.Wait(); err != nil {
+				t.Errorf("one of 100 commands of a key: %v", err)
+			}
+		}
+		if a := run(t, client, line, ""); a.status != 0 {
+			t.Errorf("a command behind 100 that ended ends with %d and says %q, want 0", a.status, a.stderr)
+		}
+		b.end()
+		<-b.ended
+	})
+}
+
 // TestDrain: when the server stops, commands that run may end, and no other begins.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -147,6 +147,11 @@ func (x *execution) do(ctx context.Context, a asked) (status int, err error) {
 	if x.by.Identity, err = x.identity(ctx); err != nil {
 		return 0, err
 	}
+	end, ok := x.beginCommand(x.hash)
+	if !ok {
+		return 0, fmt.Errorf("%d commands of the key %s are running: %w", x.MaxCommands, x.fingerprint, registry.ErrUnavailable)
+	}
+	defer end()
 	if a.shell {
 		fmt.Fprintf(x.stream.channel.Stderr(), "Hi %s! Herdbook gives no shell: an address to clone from is ssh://HOST/NAMESPACE/NAME.git\n", x.by.Identity.Name)
 		return exitRefused, nil

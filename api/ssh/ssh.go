@@ -66,6 +66,9 @@ type Config struct {
 	MaxConnections int
 	// MaxStrangers is how many connections from one address may be without a proven key; by default 10.
 	MaxStrangers int
+	// MaxCommands is how many commands of one key run at a time; by default 100. By protocols v0 and v1 each fetch keeps
+	// a process of git, whether or not the client says anything.
+	MaxCommands int
 }
 
 // The limits that nobody has to change.
@@ -85,7 +88,7 @@ func (c *Config) setDefaults() {
 			*field = value
 		}
 	}
-	for field, value := range map[*int]int{&c.MaxConnections: 1000, &c.MaxStrangers: 10} {
+	for field, value := range map[*int]int{&c.MaxConnections: 1000, &c.MaxStrangers: 10, &c.MaxCommands: 100} {
 		if *field == 0 {
 			*field = value
 		}
@@ -101,6 +104,7 @@ type Server struct {
 	mu        sync.Mutex
 	open      int                // connections
 	strangers map[netip.Addr]int // connections without a proven key, by address
+	commands  map[string]int     // that run, by the hash of the key
 }
 
 // New assembles a Server.
@@ -110,7 +114,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{Config: c, hostKey: key, metrics: newMetrics(c.Metrics), strangers: map[netip.Addr]int{}}, nil
+	return &Server{Config: c, hostKey: key, metrics: newMetrics(c.Metrics), strangers: map[netip.Addr]int{}, commands: map[string]int{}}, nil
 }
 
 // Fingerprint is that of the host key, as clients show it.
@@ -210,6 +214,23 @@ func (s *Server) admit(from netip.Addr) (proven, left func(), ok bool) {
 		s.open--
 	}
 	return proven, left, true
+}
+
+// beginCommand lets a command of a key run, unless too many do. End must be called when it has ended.
+func (s *Server) beginCommand(hash string) (end func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.commands[hash] >= s.MaxCommands {
+		return nil, false
+	}
+	s.commands[hash]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.commands[hash]--; s.commands[hash] == 0 {
+			delete(s.commands, hash)
+		}
+	}, true
 }
 
 // address is whose connections are counted together: those from one IPv4 address, or from one IPv6 network of the

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log/slog"
 	"os"
 	"slices"
 	"time"
@@ -84,7 +85,10 @@ func (r repository) Sync(ctx context.Context, updates []registry.RefUpdate) erro
 }
 
 // transport is the store of Git repositories as the doors for Git want it.
-type transport struct{ store *gitrepo.Store }
+type transport struct {
+	store *gitrepo.Store
+	log   *slog.Logger
+}
 
 func (t transport) AdvertiseRefs(ctx context.Context, name registry.ModelName, exists bool, service, protocol string, w io.Writer) error {
 	s, err := gitrepo.ParseService(service)
@@ -105,6 +109,7 @@ func (t transport) UploadPack(ctx context.Context, name registry.ModelName, prot
 }
 
 func (t transport) ReceivePack(ctx context.Context, r githttp.Receive) error {
+	defer t.tidy(ctx, r.Model)()
 	repo, err := t.store.Create(ctx, r.Model)
 	if err != nil {
 		return err
@@ -125,10 +130,23 @@ func (t transport) ConnectUploadPack(ctx context.Context, name registry.ModelNam
 
 // ConnectReceivePack implements ssh.Transport.
 func (t transport) ConnectReceivePack(ctx context.Context, r ssh.Receive) error {
+	defer t.tidy(ctx, r.Model)()
 	return t.store.ConnectReceivePack(ctx, gitrepo.ReceivePack{
 		Repository: t.store.Repository(r.Model), GitProtocol: r.Protocol, PushID: r.PushID, In: r.Stream.In, Out: r.Stream.Out, Stop: r.Stream.Stop,
 		Check: checked(r.Check), Finish: r.Finish,
 	}, r.Exists, r.Begin)
+}
+
+// tidy returns what to do after a push: to take away the repository that was made for it, when nothing of the push is in it.
+func (t transport) tidy(ctx context.Context, name registry.ModelName) func() {
+	if there, err := t.store.Repository(name).Exists(); there || err != nil {
+		return func() {}
+	}
+	return func() {
+		if err := t.store.RemoveUnused(context.WithoutCancel(ctx), name); err != nil {
+			t.log.WarnContext(ctx, "what a push left cannot be removed", "model", name, "error", err.Error())
+		}
+	}
 }
 
 // checked shows the store a push as the lifecycle sees it, and a refusal the other way.

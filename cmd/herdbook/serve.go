@@ -197,7 +197,7 @@ func (s *server) assemble() error {
 		AnonymousRead: s.AnonymousRead == "on", NoAuth: s.InsecureNoAuth, PositionKey: positionKey, Version: programVersion(),
 		Doors: []api.Door{
 			githttp.New(githttp.Config{
-				Models: index, Lifecycle: s.lifecycle, Transport: transport{s.data.Repositories},
+				Models: index, Lifecycle: s.lifecycle, Transport: transport{s.data.Repositories, s.log},
 				Lines: pushLines(s.public.Host, page), Pushed: counters.pushed, Log: s.log,
 			}),
 			lfs.New(lfs.Config{
@@ -215,7 +215,7 @@ func (s *server) assemble() error {
 		return fmt.Errorf("host key of SSH: %w", err)
 	}
 	s.ssh, err = ssh.New(ssh.Config{
-		Index: index, Lifecycle: s.lifecycle, Transport: transport{s.data.Repositories},
+		Index: index, Lifecycle: s.lifecycle, Transport: transport{s.data.Repositories, s.log},
 		Lines: pushLines(s.public.Host, page), Pushed: counters.pushed,
 		Authorization: func(m registry.Model, tokenID string, upload bool) (string, time.Duration) {
 			return signer.Authorization(lfs.Session{Model: m.Name.String(), ModelID: m.ID, TokenID: tokenID, Upload: upload}, time.Now())

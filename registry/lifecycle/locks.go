@@ -98,8 +98,8 @@ type toucher interface {
 	// TouchedPaths returns those of paths at which moving a branch from one commit to another changes, adds
 	// or deletes something: by what the commits do that no ref of the repository reaches, and, when to
 	// does not come after from, by how the two differ. From is empty for a branch that was not there. A
-	// merge changes what is in none of its parents. A push with too many commits to tell is a
-	// registry.ErrTooLarge.
+	// merge changes a path unless it has there what Git makes of its parents without a conflict. A push
+	// with too many commits or merges to tell is a registry.ErrTooLarge.
 	TouchedPaths(ctx context.Context, from, to registry.ObjectID, paths []string) ([]string, error)
 }
 
@@ -134,7 +134,7 @@ func (s *Service) checkLocks(ctx context.Context, by Request, m registry.Model, 
 	for _, u := range p.Updates() {
 		found, err := touchedBy(ctx, p, pushed, u, paths)
 		if errors.Is(err, registry.ErrTooLarge) {
-			return refuse("%s has locked files, and this push has too many commits to tell whether they change one\nPush fewer commits at a time.", m.Name)
+			return refuse("%s has locked files, and this push has too many commits or merges to tell whether they change one\nPush fewer commits at a time.", m.Name)
 		}
 		if err != nil {
 			return err

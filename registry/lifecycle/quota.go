@@ -38,7 +38,7 @@ func (s *Service) CheckQuota(ctx context.Context, m registry.ModelName, bytes in
 		if err != nil {
 			return err
 		}
-		if used+bytes > q.Bytes {
+		if bytes > q.Bytes-used { // a sum might overflow
 			return &registry.QuotaError{Quota: q, UsedBytes: used, WantedBytes: bytes}
 		}
 	}

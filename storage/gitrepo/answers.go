@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"container/list"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,7 +34,9 @@ type answers struct {
 	byKey map[answerKey]*answer // those that another client may join
 	kept  *list.List            // of *answer: those that ended well, the last used first
 	bytes int64                 // of kept
-	made  int                   // answers that were begun
+	files int                   // that were made
+	made  int                   // answers to share that were begun
+	disk  int64                 // bytes of all files, also of those that only their readers know
 }
 
 // maxAnswers is the number of answers that are kept.
@@ -41,7 +46,8 @@ const maxAnswers = 1000
 type answerKey struct {
 	path    string            // of the repository
 	state   [sha256.Size]byte // of its refs
-	request [sha256.Size]byte // with the version of the protocol
+	request [sha256.Size]byte // see sharedFetch
+	private string            // of one that nobody else asks for
 }
 
 // answer is what one git answers.
@@ -56,11 +62,11 @@ type answer struct {
 	place   *list.Element // in answers.kept
 	usedAt  time.Time
 	timer   *time.Timer
+	freed   int64 // bytes that are no longer on the disk
 
 	mu      sync.Mutex
 	size    int64              // bytes that can be read
 	at      map[*os.File]int64 // how far each reader has come
-	freed   int64              // bytes at the beginning that are no longer on the disk; only the writer uses it
 	ended   bool               // it does not grow any more
 	err     error              // why it is not whole
 	full    bool               // the writer waits for a reader
@@ -119,8 +125,11 @@ func (as *answers) join(fsys durable.FS, key answerKey, job answerJob) (*answer,
 		}
 		return a, f, nil
 	}
-	as.made++
-	a := &answer{key: key, path: filepath.Join(as.dir, strconv.Itoa(as.made)), readers: 1, running: true}
+	as.files++
+	if key.private == "" {
+		as.made++
+	}
+	a := &answer{key: key, path: filepath.Join(as.dir, strconv.Itoa(as.files)), readers: 1, running: true}
 	file, err := fsys.OpenFile(a.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errSpool, err)
@@ -142,10 +151,11 @@ func (as *answers) join(fsys durable.FS, key answerKey, job answerJob) (*answer,
 		err := job.fill(ctx, writerFunc(func(p []byte) (int, error) {
 			n, err := file.Write(p)
 			a.grow(n)
+			most := as.room(int64(n))
 			if err != nil {
 				return n, fmt.Errorf("%w: %w", errSpool, err)
 			}
-			return n, as.bound(ctx, a, file)
+			return n, as.bound(ctx, a, file, most)
 		}))
 		err = closeAnd(err, file)
 		as.end(a, err, err == nil && job.valid(ctx))
@@ -153,21 +163,50 @@ func (as *answers) join(fsys durable.FS, key answerKey, job answerJob) (*answer,
 	return a, f, nil
 }
 
-// bound keeps what an answer takes on the disk within mostOne, as far as its readers allow: behind the slowest of them it is let go
+// maxCrowded is what an answer may take on the disk ahead of its readers when all together take too much.
+const maxCrowded = 4 << 20
+
+// room counts what was written and returns how much the answer may take on the disk. What is kept for others goes first.
+func (as *answers) room(wrote int64) int64 {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	as.disk += wrote
+	for e := as.kept.Back(); e != nil && as.disk > as.most; {
+		a, before := e.Value.(*answer), e.Prev()
+		if a.readers == 0 {
+			as.forget(a)
+		}
+		e = before
+	}
+	if as.disk > as.most {
+		return min(as.mostOne, maxCrowded)
+	}
+	return as.mostOne
+}
+
+// letGo counts the space of an answer that nobody reads or writes any more and that is not kept.
+func (as *answers) letGo(a *answer) {
+	if a.readers == 0 && !a.running && a.place == nil && as.byKey[a.key] != a {
+		as.disk -= a.size - a.freed
+		a.freed = a.size
+	}
+}
+
+// bound keeps what an answer takes on the disk within most, as far as its readers allow: behind the slowest of them it is let go
 // of, and it waits for the fastest.
-func (as *answers) bound(ctx context.Context, a *answer, file *durable.File) error {
+func (as *answers) bound(ctx context.Context, a *answer, file *durable.File, most int64) error {
 	a.mu.Lock()
-	large := a.size > as.mostOne // only we change it
+	large := a.size > most // only we change it
 	a.mu.Unlock()
 	if !large {
 		return nil
 	}
 	err := a.wait(ctx, func() bool {
 		_, fastest := a.pace()
-		a.full = a.size-fastest > as.mostOne
+		a.full = a.size-fastest > most
 		return !a.full
 	})
-	if err != nil || a.passed() < min(freeStep, as.mostOne) {
+	if err != nil || a.passed() < min(freeStep, most) {
 		return err
 	}
 	// It will not be kept, and who comes from now on would miss its beginning.
@@ -175,13 +214,14 @@ func (as *answers) bound(ctx context.Context, a *answer, file *durable.File) err
 	if as.byKey[a.key] == a {
 		as.forget(a)
 	}
-	n := a.passed()
-	as.mu.Unlock()
-	if n <= 0 { // somebody came just before
-		return nil
-	}
+	n := max(0, a.passed()) // somebody may have come just before
 	from := a.freed
 	a.freed += n
+	as.disk -= n
+	as.mu.Unlock()
+	if n == 0 {
+		return nil
+	}
 	return punchHole(file.OS(), from, n)
 }
 
@@ -205,6 +245,7 @@ func (as *answers) end(a *answer, err error, valid bool) {
 			as.forget(a)
 		}
 	}
+	as.letGo(a)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ended, a.err = true, err
@@ -232,6 +273,7 @@ func (as *answers) forget(a *answer) {
 	as.bytes -= a.size
 	a.place = nil
 	a.timer.Stop()
+	as.letGo(a)
 }
 
 func (as *answers) expire(a *answer) {
@@ -256,7 +298,11 @@ func (as *answers) leave(a *answer, f *os.File) {
 	defer as.mu.Unlock()
 	a.readers--
 	a.usedAt = time.Now()
-	if a.readers > 0 || !a.running {
+	if a.readers > 0 {
+		return
+	}
+	if !a.running {
+		as.letGo(a)
 		return
 	}
 	if as.byKey[a.key] == a {
@@ -426,8 +472,9 @@ func (a *answer) sendTo(ctx context.Context, w io.Writer, f *os.File) (sent int6
 type sharedFetch struct {
 	version int
 	wants   []oid
-	all     bool // everything that the wants reach, in a form that every git writes
-	quiet   bool // without progress
+	sum     [sha256.Size]byte // of what the answer depends on
+	all     bool              // everything that the wants reach, in a form that every git writes
+	quiet   bool              // without progress
 }
 
 // parseShareable reads a request, if its answer can be shared.
@@ -468,6 +515,16 @@ func parseShareable(in []byte, version int) (req sharedFetch, ok bool) {
 	}
 	req.all = req.all && can["ofs-delta"] && can["side-band-64k"]
 	req.quiet = can["no-progress"]
+	sum := sha256.New()
+	fmt.Fprintln(sum, version)
+	for _, line := range lines {
+		// What the client calls itself changes nothing.
+		words := slices.DeleteFunc(strings.Fields(line), func(word string) bool {
+			return version < 2 && (strings.HasPrefix(word, "agent=") || strings.HasPrefix(word, "session-id="))
+		})
+		fmt.Fprintf(sum, "%q\n", words)
+	}
+	sum.Sum(req.sum[:0])
 	return req, len(req.wants) > 0
 }
 
@@ -511,44 +568,76 @@ func (s *snapshot) wantsAll(wants []oid) bool {
 	return len(left) == 0
 }
 
-// shareAnswer answers a fetch by what git answered, or is answering, to an equal one. When it cannot, it sent nothing
-// and leaves the fetch to the caller.
-func (s *Store) shareAnswer(ctx context.Context, req UploadPack, version int, request []byte) (answered bool, err error) {
-	fetch, ok := parseShareable(request, version)
-	if !ok {
-		return false, nil
-	}
-	repo := req.Repository
-	snap, err := repo.snapshotOrGit(ctx)
-	if err != nil || snap == nil || !snap.wantsAll(fetch.wants) {
-		return err != nil, err
-	}
-	s.answers.drop(repo.path, snap)
-	request = bytes.Clone(request)
-	key := answerKey{path: repo.path, state: snap.state, request: sha256.Sum256(fmt.Appendf(nil, "%d %s", version, request))}
-	sent, err := s.answers.get(ctx, s.fsys, key, req.Out, answerJob{
+// answerFetch answers a fetch by what git answers, or has answered to an equal one. The answer goes into a file on its way, so that a
+// client that reads slowly takes no turn from others.
+func (s *Store) answerFetch(ctx context.Context, r fetchRequest) error {
+	repo := r.req.Repository
+	var snap *snapshot
+	begun := false
+	defer func() {
+		if !begun {
+			r.close()
+		}
+	}()
+	key := answerKey{path: repo.path, private: rand.Text()}
+	job := answerJob{
 		begin: func() (context.Context, func(), error) {
-			return s.begin(context.WithoutCancel(ctx), draining)
-		},
-		fill: func(ctx context.Context, w io.Writer) error {
-			release, err := s.waitForTurn(ctx)
+			ctx, done, err := s.begin(context.WithoutCancel(ctx), draining)
 			if err != nil {
-				return err
+				return nil, nil, err
 			}
-			defer release()
-			if answered, err := repo.answerWhole(ctx, snap, fetch, w); answered {
-				return err
-			}
-			return s.uploadPack(ctx, repo, version, bytes.NewReader(request), w)
+			begun = true
+			return ctx, func() { r.close(); done() }, nil
 		},
-		valid: func(ctx context.Context) bool {
-			now, err := repo.snapshotOrGit(ctx)
-			return err == nil && now != nil && now.state == snap.state
-		},
-	})
-	if sent == 0 && errors.Is(err, errSpool) {
-		s.log.WarnContext(ctx, "an answer to a fetch cannot be shared", "model", repo.name, "err", err)
-		return false, nil
+		fill:  func(ctx context.Context, w io.Writer) error { return s.answerByGit(ctx, r, snap, w) },
+		valid: func(context.Context) bool { return false },
 	}
-	return true, err
+	if len(r.wants) > 0 {
+		now, err := repo.snapshotOrGit(ctx)
+		if err != nil {
+			return err
+		}
+		if now != nil && now.wantsAll(r.wants) {
+			snap = now
+			s.answers.drop(repo.path, snap)
+			key = answerKey{path: repo.path, state: snap.state, request: r.sum}
+			job.valid = func(ctx context.Context) bool {
+				now, err := repo.snapshotOrGit(ctx)
+				return err == nil && now != nil && now.state == snap.state
+			}
+		}
+	}
+	sent, err := s.answers.get(ctx, s.fsys, key, r.req.Out, job)
+	if sent > 0 || !errors.Is(err, errSpool) || r.file != nil {
+		return err
+	}
+	s.log.WarnContext(ctx, "an answer to a fetch cannot be kept on its way", "model", repo.name, "err", err)
+	return s.answerByGit(ctx, r, snap, flushed{&client{w: r.req.Out}})
+}
+
+// answerByGit writes the answer, once it is its turn.
+func (s *Store) answerByGit(ctx context.Context, r fetchRequest, snap *snapshot, w io.Writer) error {
+	release, err := s.waitForTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	repo := r.req.Repository
+	if snap != nil {
+		if answered, err := repo.answerWhole(ctx, snap, r.sharedFetch, w); answered {
+			return err
+		}
+	}
+	in := io.Reader(bytes.NewReader(r.text))
+	if r.file != nil {
+		in = io.NewSectionReader(r.file, 0, math.MaxInt64)
+	}
+	return s.uploadPack(ctx, repo, r.version, in, w)
+}
+
+// close closes the file of the request, if it is in one.
+func (r fetchRequest) close() {
+	if r.file != nil {
+		_ = r.file.Close()
+	}
 }

@@ -254,7 +254,8 @@ func TestAnswersAreBounded(t *testing.T) {
 	w.commit("noise", noise(2<<20))
 	w.git("push", "-q", "origin", "main")
 	request := func(i int) string {
-		return strings.Replace(fetchRequest(w.rev("HEAD")), "0001", pkt(fmt.Sprint("server-option=", i))+"0001", 1)
+		want := pkt("want " + string(w.rev("HEAD")) + "\n")
+		return strings.Replace(fetchRequest(w.rev("HEAD")), want, strings.Repeat(want, i+1), 1)
 	}
 	for i := range 5 {
 		if err := cloneOf(t.Context(), s, request(i), io.Discard); err != nil {
@@ -276,6 +277,74 @@ func TestAnswersAreBounded(t *testing.T) {
 	s.store = openStore(t, dir)
 	if left := answerFiles(s); len(left) > 0 {
 		t.Errorf("Open left the answers %q", left)
+	}
+}
+
+// What a client calls itself makes no other answer.
+func TestClientsOfAllNamesShareAnAnswer(t *testing.T) {
+	s := newServer(t)
+	w := newClient(t).work(s, 1)
+	w.git("push", "-q", "origin", "main")
+	for i := range 3 {
+		for _, protocol := range []string{"0", "2"} {
+			newClient(t).git("-c", "http.userAgent="+fmt.Sprint("client/", i), "-c", "protocol.version="+protocol, "clone", "-q", s.url(), "clone")
+			request := strings.Replace(fetchRequest(w.rev("HEAD")), "0001", pkt(fmt.Sprint("agent=git/", i))+pkt(fmt.Sprint("server-option=", i))+"0001", 1)
+			if err := cloneOf(t.Context(), s, request, io.Discard); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if got := s.store.AnswersMade(); got != 3 { // v0, v2, and one without what git can do
+		t.Errorf("answers made = %d, want 3", got)
+	}
+}
+
+// However many clients read nothing of however many answers, these take a bounded part of the disk; and those who fetch meanwhile get
+// what they want.
+func TestClientsThatReadNothing(t *testing.T) {
+	const most = 8 << 20
+	s := newServer(t, func(c *gitrepo.Config) { c.MaxAnswerBytes, c.MaxAnswerFileBytes, c.MaxFetches = most, most, 20 })
+	w := newClient(t).work(s, 1)
+	for i := range 6 {
+		w.commit(fmt.Sprint("noise", i), fresh(1<<20))
+	}
+	w.git("push", "-q", "origin", "main")
+	gone, leave := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	leaving := make(chan struct{})
+	for i := range 12 {
+		slow := &slowClient{first: make(chan struct{}), leave: leaving}
+		request := fetchRequest(w.rev("HEAD"))
+		if i%2 == 1 { // one that shares with nobody
+			request = strings.Replace(request, pkt("done\n"), pkt("have "+string(w.rev("HEAD~6"))+"\n")+pkt("done\n"), 1)
+		} else {
+			want := pkt("want " + string(w.rev("HEAD")) + "\n")
+			request = strings.Replace(request, want, strings.Repeat(want, i+1), 1)
+		}
+		ended := make(chan error, 1)
+		all.Go(func() { ended <- cloneOf(gone, s, request, slow) })
+		select {
+		case <-slow.first:
+		case err := <-ended:
+			leave()
+			close(leaving)
+			t.Fatalf("clone %d = %v before it got anything", i, err)
+		}
+	}
+	if got := s.store.AnswerBytes(); got > 12*(5<<20) || got < most {
+		t.Errorf("12 clients that read nothing of 6 MiB take %d bytes of the disk, want some %d, and 5 MiB for each above that", got, most)
+	}
+	var out bytes.Buffer
+	if err := cloneOf(t.Context(), s, fetchRequest(w.rev("HEAD")), &out); err != nil || out.Len() < 6<<20 {
+		t.Errorf("clone beside them = %v and %d bytes", err, out.Len())
+	}
+	leave()
+	close(leaving)
+	all.Wait()
+	eventually(t, "their answers are gone", func() bool { return s.store.AnswerBytes() <= most })
+	s.store.ForgetAnswers()
+	if got := s.store.AnswerBytes(); got != 0 {
+		t.Errorf("without any answer they take %d bytes", got)
 	}
 }
 

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
+	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/storage/internal/durable"
 )
 
@@ -79,10 +82,26 @@ func (r *Repository) DiskUsage(ctx context.Context) (int64, error) {
 	return bytes, nil
 }
 
-// CopyTo makes to a copy of the repository as it is now, which an earlier copy at that place makes shorter. Nothing is synced.
-// Pushes go on meanwhile; of one that moves its refs while the copy is made the copy has all or nothing. Bytes is called
-// with what was written.
-func (r *Repository) CopyTo(ctx context.Context, fsys durable.FS, to string, bytes func(n int)) error {
+// Copy is where and how CopyTo copies.
+type Copy struct {
+	// To becomes the copy. An earlier copy that is there makes it shorter.
+	To string
+	// FS changes the disk. Nothing is synced.
+	FS durable.FS
+	// Trust reports whether a file of objects that is there from an earlier copy, with the right name and size, has the right
+	// content. By default each has.
+	Trust func(fs.FileInfo) bool
+	// Object is called with the path of each file of objects that was written. Its owner may write to it, what git
+	// forbids for its own.
+	Object func(path string)
+	// Bytes is called with what was written.
+	Bytes func(n int)
+}
+
+// CopyTo makes a copy of the repository as it is now. Pushes go on meanwhile; of a push that moves its refs while the copy
+// is made the copy has all or nothing, if the push is atomic. A repository that is removed before all of it was read, also
+// when another one takes its place, is a [registry.ErrNotFound]; then nothing is removed from an earlier copy.
+func (r *Repository) CopyTo(ctx context.Context, to Copy) error {
 	ctx, done, err := r.store.begin(ctx, draining)
 	if err != nil {
 		return err
@@ -91,9 +110,21 @@ func (r *Repository) CopyTo(ctx context.Context, fsys durable.FS, to string, byt
 	if err := r.mustExist(); err != nil {
 		return err
 	}
-	defer r.store.share(r)() // a repack takes packs away
-	c := copying{ctx: ctx, fsys: fsys, from: r.path, to: to, bytes: bytes}
-	if err := c.run(); err != nil {
+	if to.Trust == nil {
+		to.Trust = func(fs.FileInfo) bool { return true }
+	}
+	if to.Object == nil {
+		to.Object = func(string) {}
+	}
+	if to.Bytes == nil {
+		to.Bytes = func(int) {}
+	}
+	c := copying{Copy: to, ctx: ctx, repo: r}
+	err = c.run()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errors.Join(r.mustExist(), err)
+	}
+	if err != nil {
 		return fmt.Errorf("copy the repository of %s: %w", r.name, err)
 	}
 	return nil
@@ -102,18 +133,17 @@ func (r *Repository) CopyTo(ctx context.Context, fsys durable.FS, to string, byt
 // copying is the work of CopyTo. The refs are read before the objects, so that each object that they reach is there; and
 // written behind them, so that a copy that was broken off has no ref to nothing.
 type copying struct {
-	ctx      context.Context
-	fsys     durable.FS
-	from, to string
-	bytes    func(n int)
-	made     map[string]bool // directories
+	Copy
+	ctx  context.Context
+	repo *Repository
+	made map[string]bool // directories
 }
 
 func (c *copying) makeDir(path string) error {
 	if c.made[path] {
 		return nil
 	}
-	if err := c.fsys.MkdirAll(path, 0o750); err != nil {
+	if err := c.FS.MkdirAll(path, 0o750); err != nil {
 		return err
 	}
 	if c.made == nil {
@@ -124,53 +154,140 @@ func (c *copying) makeDir(path string) error {
 }
 
 func (c *copying) run() error {
-	refs, err := c.readRefs()
+	// While it is open no other directory is the same file.
+	dir, err := os.Open(c.repo.path)
 	if err != nil {
 		return err
 	}
-	if err := c.makeDir(c.to); err != nil {
+	defer dir.Close()
+	refs, err := c.steadyRefs()
+	if err != nil {
 		return err
 	}
-	if err := c.objects(); err != nil {
+	defer c.repo.store.share(c.repo)() // a repack takes packs away
+	if err := c.makeDir(c.To); err != nil {
+		return err
+	}
+	wanted, err := c.objects()
+	if err != nil {
+		return err
+	}
+	// From here on nothing is read, and what the copy should not have any more is removed from it.
+	if err := c.stayed(dir); err != nil {
+		return err
+	}
+	if err := c.dropPacks(wanted); err != nil {
 		return err
 	}
 	// Refs that are gone must not come back.
-	if err := c.fsys.RemoveAll(filepath.Join(c.to, "refs")); err != nil {
+	if err := c.FS.RemoveAll(filepath.Join(c.To, "refs")); err != nil {
 		return err
 	}
-	if err := c.fsys.RemoveAll(filepath.Join(c.to, "packed-refs")); err != nil {
+	if err := c.FS.RemoveAll(filepath.Join(c.To, "packed-refs")); err != nil {
 		return err
 	}
 	clear(c.made)
 	for _, dir := range []string{"refs", "refs/heads", "refs/tags"} {
-		if err := c.makeDir(filepath.Join(c.to, dir)); err != nil {
+		if err := c.makeDir(filepath.Join(c.To, dir)); err != nil {
 			return err
 		}
 	}
-	for name, content := range refs {
-		if err := c.write(name, strings.NewReader(content), 0o640); err != nil {
+	for name, file := range refs {
+		if err := c.write(name, strings.NewReader(file.content)); err != nil {
 			return err
 		}
 	}
-	return c.write("config", strings.NewReader(repositoryConfig), 0o640)
+	return c.write("config", strings.NewReader(repositoryConfig))
 }
 
-// readRefs are the files that hold refs, by their names. The loose ones come first: git writes packed-refs before
-// it removes a loose ref, so that one that moves there meanwhile is seen.
-func (c *copying) readRefs() (map[string]string, error) {
-	refs := map[string]string{}
+// stayed returns an error unless the directory of the repository is still the one that was opened. A file that is absent
+// while a repository is removed looks as if it had never been there.
+func (c *copying) stayed(dir *os.File) error {
+	opened, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	now, err := os.Stat(c.repo.path)
+	if err == nil && !os.SameFile(opened, now) {
+		err = fmt.Errorf("another repository took its place: %w", registry.ErrNotFound)
+	}
+	return err
+}
+
+// How often, and with which waits in between, steadyRefs tries to read the refs beside those who write them: for some three
+// seconds.
+const (
+	refTries    = 20
+	minRefsWait = 5 * time.Millisecond
+	maxRefsWait = 200 * time.Millisecond
+)
+
+// refFile is a file that holds refs.
+type refFile struct {
+	stamp   fileStamp
+	content string
+}
+
+// steadyRefs are the files that hold refs, by their names, at one moment at which no transaction of git has moved some of
+// its refs and others not yet.
+//
+// When two readings agree, the files were at the moment in between what they say. A transaction that was half-way at that
+// moment has at least the lock of the ref that it moves last, from before the moment on until it moves that ref, and so the
+// second reading has met the lock.
+// Source: git, refs/files-backend.c, files_transaction_prepare() and files_transaction_finish().
+//
+// A lock that stays was left by a git that was killed, or there is always a push. In the end nobody else may write to the
+// repository for a moment; what locks are there then belong to nobody.
+func (c *copying) steadyRefs() (map[string]refFile, error) {
+	wait := minRefsWait
+	for range refTries {
+		first, _, err := c.readRefs()
+		if err != nil {
+			return nil, err
+		}
+		second, locked, err := c.readRefs()
+		if err != nil {
+			return nil, err
+		}
+		if !locked && maps.Equal(first, second) {
+			return second, nil
+		}
+		select {
+		case <-c.ctx.Done():
+			return nil, context.Cause(c.ctx)
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, maxRefsWait)
+	}
+	lock := c.repo.store.writerLock(c.repo)
+	lock.Lock()
+	defer lock.Unlock()
+	refs, _, err := c.readRefs()
+	return refs, err
+}
+
+// readRefs reads the files that hold refs, and reports whether git locks one of them. The loose ones come first: git writes
+// packed-refs before it removes a loose ref, so that one that moves there meanwhile is seen.
+func (c *copying) readRefs() (refs map[string]refFile, locked bool, err error) {
+	refs = map[string]refFile{}
 	read := func(name string) error {
-		content, err := os.ReadFile(filepath.Join(c.from, name))
+		path := filepath.Join(c.repo.path, name)
+		stamp, err := c.repo.store.snapshots.lstat(path)
+		var content []byte
 		if err == nil {
-			refs[name] = string(content)
+			content, err = os.ReadFile(path)
+		}
+		if err == nil {
+			refs[name] = refFile{stamp, string(content)}
 		}
 		if errors.Is(err, fs.ErrNotExist) && name != "HEAD" {
 			return nil // removed just now, or never there
 		}
 		return err
 	}
-	err := c.walk("refs", func(name string, _ fs.DirEntry) error {
+	err = c.walk("refs", func(name string, _ fs.DirEntry) error {
 		if strings.HasSuffix(name, ".lock") {
+			locked = true
 			return nil
 		}
 		return read(name)
@@ -179,14 +296,16 @@ func (c *copying) readRefs() (map[string]string, error) {
 		err = read("packed-refs")
 	}
 	if err == nil {
+		_, lockErr := os.Lstat(filepath.Join(c.repo.path, "packed-refs.lock"))
+		locked = locked || lockErr == nil
 		err = read("HEAD")
 	}
-	return refs, err
+	return refs, locked, err
 }
 
 // walk calls fn for each regular file below a directory of the repository.
 func (c *copying) walk(dir string, fn func(name string, e fs.DirEntry) error) error {
-	return filepath.WalkDir(filepath.Join(c.from, dir), func(path string, e fs.DirEntry, err error) error {
+	return filepath.WalkDir(filepath.Join(c.repo.path, dir), func(path string, e fs.DirEntry, err error) error {
 		if err == nil {
 			err = c.ctx.Err()
 		}
@@ -196,7 +315,7 @@ func (c *copying) walk(dir string, fn func(name string, e fs.DirEntry) error) er
 		if err != nil || !e.Type().IsRegular() {
 			return err
 		}
-		name, err := filepath.Rel(c.from, path)
+		name, err := filepath.Rel(c.repo.path, path)
 		if err != nil {
 			return err
 		}
@@ -204,9 +323,10 @@ func (c *copying) walk(dir string, fn func(name string, e fs.DirEntry) error) er
 	})
 }
 
-func (c *copying) objects() error {
-	wanted := map[string]bool{}
-	err := c.walk("objects", func(name string, e fs.DirEntry) error {
+// objects copies the files of objects and returns their names.
+func (c *copying) objects() (wanted map[string]bool, err error) {
+	wanted = map[string]bool{}
+	err = c.walk("objects", func(name string, e fs.DirEntry) error {
 		base := filepath.Base(name)
 		if strings.HasPrefix(base, "tmp_") || strings.Contains(name, "/tmp_objdir-") || strings.HasSuffix(base, ".lock") {
 			return nil // of a push that runs
@@ -223,10 +343,10 @@ func (c *copying) objects() error {
 			return err
 		}
 		// Git never changes a file of objects.
-		if there, err := os.Stat(filepath.Join(c.to, name)); err == nil && there.Size() == info.Size() {
+		if there, err := os.Stat(filepath.Join(c.To, name)); err == nil && there.Size() == info.Size() && c.Trust(there) {
 			return nil
 		}
-		in, err := os.Open(filepath.Join(c.from, name))
+		in, err := os.Open(filepath.Join(c.repo.path, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -234,23 +354,29 @@ func (c *copying) objects() error {
 			return err
 		}
 		defer in.Close()
-		return c.write(name, in, 0o440)
+		if err := c.write(name, in); err != nil {
+			return err
+		}
+		c.Object(filepath.Join(c.To, name))
+		return nil
 	})
-	if err != nil {
-		return err
-	}
+	return wanted, err
+}
+
+// dropPacks removes the packs that are not wanted.
+func (c *copying) dropPacks(wanted map[string]bool) error {
 	for _, dir := range []string{"objects", "objects/pack", "objects/info"} {
-		if err := c.makeDir(filepath.Join(c.to, dir)); err != nil {
+		if err := c.makeDir(filepath.Join(c.To, dir)); err != nil {
 			return err
 		}
 	}
-	packs, err := os.ReadDir(filepath.Join(c.to, "objects/pack"))
+	packs, err := os.ReadDir(filepath.Join(c.To, "objects/pack"))
 	if err != nil {
 		return err
 	}
 	for _, e := range packs {
 		if name := "objects/pack/" + e.Name(); !wanted[name] {
-			if err := c.fsys.Remove(filepath.Join(c.to, name)); err != nil {
+			if err := c.FS.Remove(filepath.Join(c.To, name)); err != nil {
 				return err
 			}
 		}
@@ -259,23 +385,23 @@ func (c *copying) objects() error {
 }
 
 // write makes a file of the copy appear with all of its content.
-func (c *copying) write(name string, in io.Reader, perm fs.FileMode) error {
-	path := filepath.Join(c.to, name)
+func (c *copying) write(name string, in io.Reader) error {
+	path := filepath.Join(c.To, name)
 	if err := c.makeDir(filepath.Dir(path)); err != nil {
 		return err
 	}
-	out, err := c.fsys.CreateTemp(filepath.Dir(path), perm)
+	out, err := c.FS.CreateTemp(filepath.Dir(path), 0o640)
 	if err != nil {
 		return err
 	}
 	n, err := io.Copy(out, in)
 	err = errors.Join(err, out.Close())
 	if err == nil {
-		err = c.fsys.RenameUnsynced(out.Name(), path)
+		err = c.FS.RenameUnsynced(out.Name(), path)
 	}
 	if err != nil {
-		return errors.Join(err, c.fsys.Remove(out.Name()))
+		return errors.Join(err, c.FS.Remove(out.Name()))
 	}
-	c.bytes(int(n))
+	c.Bytes(int(n))
 	return nil
 }

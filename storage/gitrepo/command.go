@@ -36,6 +36,10 @@ func environment(cfg Config) []string {
 		// A published commit never reads as another one.
 		"GIT_NO_REPLACE_OBJECTS=1",
 		"GIT_NO_LAZY_FETCH=1",
+		// No more memory at once than the largest file that git's clients send as a delta: a delta of 2 KB can stand for
+		// gigabytes, and an object other than a file is held whole.
+		// Source: git, wrapper.c, memory_limit_check(); git-config(1), core.bigFileThreshold.
+		"GIT_ALLOC_LIMIT=512m",
 	}
 	config := []struct{ key, value string }{
 		{"safe.directory", "*"}, // the data directory may be a volume that somebody else owns
@@ -163,6 +167,16 @@ func exitCode(err error) int {
 		return exit.ExitCode()
 	}
 	return -1
+}
+
+// crashed reports whether err says that the program ended by a fault of its own, not because somebody killed it.
+func crashed(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && (status.Signal() == syscall.SIGSEGV || status.Signal() == syscall.SIGABRT || status.Signal() == syscall.SIGBUS)
 }
 
 // clipped keeps the beginning of what is written to it.

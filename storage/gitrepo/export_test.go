@@ -44,6 +44,16 @@ func (s *Store) AnswersMade() int {
 	return s.answers.made
 }
 
+// SharePush is what a push does to keep a repository as it is.
+func (s *Store) SharePush(r *Repository) (unlock func()) { return s.share(r) }
+
+// AnswerBytes is how much answers take on the disk.
+func (s *Store) AnswerBytes() int64 {
+	s.answers.mu.Lock()
+	defer s.answers.mu.Unlock()
+	return s.answers.disk
+}
+
 // ForgetAnswers forgets the answers that are kept.
 func (s *Store) ForgetAnswers() {
 	s.answers.drop(filepath.Join(s.dir, "acme/fraud.git"), nil)

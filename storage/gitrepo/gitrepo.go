@@ -409,6 +409,9 @@ func (s *Store) removeLeftoversIn(path string) error {
 		}
 	}
 	return filepath.WalkDir(filepath.Join(path, "refs"), func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // there is no repository any more, or not all of it: others find that out
+		}
 		if err == nil && !e.IsDir() && strings.HasSuffix(path, ".lock") {
 			err = s.removeLeftover(path)
 		}

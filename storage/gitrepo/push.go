@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -88,6 +89,9 @@ func (p *Push) newBlobs(ctx context.Context, yield func(Blob) bool) error {
 		batch, done, err := readObjectLines(lines, objectBatch)
 		if err != nil {
 			revs.abandon(out)
+			if errors.As(err, new(*Refusal)) {
+				return err
+			}
 			return fmt.Errorf("list the objects of the push: %w", err)
 		}
 		reached += len(batch)
@@ -125,6 +129,11 @@ func (p *Push) newBlobs(ctx context.Context, yield func(Blob) bool) error {
 	return err
 }
 
+// maxPathBytes is the longest path that a push may have: none longer can be checked out, and to list what lies deeper within each other than
+// that takes more time the deeper it is.
+// Source: PATH_MAX of Linux.
+const maxPathBytes = 4096
+
 // readObjectLines reads up to most lines of "ID[ SP PATH]".
 func readObjectLines(r *bufio.Reader, most int) (blobs []Blob, done bool, err error) {
 	for len(blobs) < most {
@@ -134,6 +143,9 @@ func readObjectLines(r *bufio.Reader, most int) (blobs []Blob, done bool, err er
 			parsed, err := registry.ParseObjectID(id)
 			if err != nil {
 				return nil, false, err
+			}
+			if len(path) > maxPathBytes {
+				return nil, false, &Refusal{Lines: []string{fmt.Sprintf("herdbook: push refused: it has a path of more than %d bytes, %.60q...", maxPathBytes, path)}}
 			}
 			blobs = append(blobs, Blob{ID: parsed, Path: path})
 		}

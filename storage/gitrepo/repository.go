@@ -153,6 +153,35 @@ func (s *Store) Remove(ctx context.Context, name registry.ModelName) error {
 	return nil
 }
 
+// RemoveUnused removes the repository of a model if it has no refs and no objects and nobody pushes to it, as a first push
+// that was refused leaves it. The next Create makes it again.
+func (s *Store) RemoveUnused(ctx context.Context, name registry.ModelName) error {
+	ctx, done, err := s.begin(ctx, draining)
+	if err != nil {
+		return err
+	}
+	defer done()
+	r := s.Repository(name)
+	lock := s.writerLock(r)
+	if !lock.TryLock() {
+		return nil
+	}
+	defer lock.Unlock()
+	s.names.Lock()
+	defer s.names.Unlock()
+	refs, err := r.Refs(ctx)
+	if err == nil && len(refs) == 0 {
+		var stored []string
+		if stored, err = storedIn(filepath.Join(r.path, "objects")); err == nil && len(stored) == 0 {
+			err = s.remove(r)
+		}
+	}
+	if err != nil && !errors.Is(err, registry.ErrNotFound) {
+		return fmt.Errorf("remove the unused repository of %s: %w", name, err)
+	}
+	return nil
+}
+
 // SetAside moves the repository of a model out of the way, durably, and returns where it is now; nowhere when there is none.
 func (s *Store) SetAside(ctx context.Context, name registry.ModelName) (to string, err error) {
 	_, done, err := s.begin(ctx, draining)
@@ -180,6 +209,19 @@ func (s *Store) SetAside(ctx context.Context, name registry.ModelName) (to strin
 		return "", fmt.Errorf("move the repository of %s aside: %w", name, err)
 	}
 	return to, nil
+}
+
+// removeRemains removes what git made again of a repository that was removed while it took a push: directories for
+// objects, and no more.
+func (s *Store) removeRemains(r *Repository) error {
+	s.names.Lock()
+	defer s.names.Unlock()
+	for _, name := range []string{"HEAD", "config", "refs", "packed-refs"} {
+		if _, err := os.Lstat(filepath.Join(r.path, name)); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return s.remove(r)
 }
 
 func (s *Store) remove(r *Repository) error {

@@ -229,3 +229,15 @@ func TestChooseRepack(t *testing.T) {
 		}
 	}
 }
+
+func TestWithoutPath(t *testing.T) {
+	s := &Store{dir: "/srv/data/repos"}
+	for in, want := range map[string]string{
+		"\x02error: cannot open /srv/data/repos/acme/fraud.git/objects/x\n": "\x02error: cannot open acme/fraud.git/objects/x\n",
+		"\x02Resolving deltas\r": "\x02Resolving deltas\r",
+	} {
+		if got := s.withoutPath(appendPacket(nil, []byte(in))); string(got) != string(appendPacket(nil, []byte(want))) {
+			t.Errorf("withoutPath(%q) = %q, want the packet of %q", in, got, want)
+		}
+	}
+}

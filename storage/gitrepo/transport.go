@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -239,7 +240,8 @@ func (s *Store) UploadPack(ctx context.Context, req UploadPack) error {
 	// no longer than this.
 	begins, readErr := in.Peek(in.Size())
 	_, version := UploadPackService.protocol(req.GitProtocol)
-	if list, ok := parseLsRefs(begins); ok && version == 2 {
+	list, ok := parseLsRefs(begins)
+	if ok && version == 2 {
 		snap, err := req.Repository.snapshotOrGit(ctx)
 		if err != nil {
 			return err
@@ -251,25 +253,49 @@ func (s *Store) UploadPack(ctx context.Context, req UploadPack) error {
 			return nil
 		}
 	}
-	if errors.Is(readErr, io.EOF) {
-		if answered, err := s.shareAnswer(ctx, req, version, begins); answered {
-			if err != nil {
-				return fmt.Errorf("fetch of %s: %w", req.Repository.name, err)
-			}
-			return nil
+	switch request := (fetchRequest{req: req, sharedFetch: sharedFetch{version: version}}); {
+	case ok && version == 2: // of refs that only git can list
+		err = s.uploadPack(ctx, req.Repository, version, in, flushed{&client{w: req.Out}})
+	case errors.Is(readErr, io.EOF):
+		if shared, ok := parseShareable(begins, version); ok {
+			request.sharedFetch = shared
+		}
+		request.text = bytes.Clone(begins)
+		err = s.answerFetch(ctx, request)
+	case errors.Is(readErr, io.ErrUnexpectedEOF):
+		err = registry.Invalid("", "the request ends before its end")
+	case readErr != nil:
+		err = readErr
+	default: // it has to be there before others wait for it
+		if request.file, err = s.spool(in); err == nil {
+			err = s.answerFetch(ctx, request)
 		}
 	}
-	if !listsRefs(in) {
-		release, err := s.waitForTurn(ctx)
-		if err != nil {
-			return err
-		}
-		defer release()
-	}
-	if err := s.uploadPack(ctx, req.Repository, version, in, flushed{&client{w: req.Out}}); err != nil {
+	if err != nil {
 		return fmt.Errorf("fetch of %s: %w", req.Repository.name, err)
 	}
 	return nil
+}
+
+// fetchRequest is a fetch whose request is there.
+type fetchRequest struct {
+	req UploadPack
+	sharedFetch
+	text []byte
+	file *os.File // of what is too long for text
+}
+
+// spool keeps what in yields in a file without a name.
+func (s *Store) spool(in io.Reader) (_ *os.File, err error) {
+	f, err := os.CreateTemp(s.cfg.RunDir, "request-")
+	if err != nil {
+		return nil, err
+	}
+	_, err = io.Copy(f, in)
+	if err = errors.Join(err, os.Remove(f.Name())); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // requestReaders hold what fetches begin with.
@@ -315,7 +341,7 @@ func (s *Store) runUploadPack(ctx context.Context, repo *Repository, version int
 		}
 	}
 	err = cmd.wait()
-	if exitCode(err) == exitFatal && ctx.Err() == nil {
+	if (exitCode(err) == exitFatal || crashed(err)) && ctx.Err() == nil {
 		// A client that asks for what there is not, or that does not speak the protocol. Where git has an
 		// answer for it, that was sent.
 		s.log.DebugContext(ctx, "git does not take a request", "model", repo.name, "reason", err.Error())
@@ -326,13 +352,6 @@ func (s *Store) runUploadPack(ctx context.Context, repo *Repository, version int
 
 // exitFatal is how git ends when it gives up. Source: git, usage.c, die().
 const exitFatal = 128
-
-// listsRefs reports whether a request is the ls-refs of protocol v2, which is cheap.
-func listsRefs(in *bufio.Reader) bool {
-	const command = "command=ls-refs"
-	b, _ := in.Peek(packetStart + len(command))
-	return bytes.HasSuffix(b, []byte(command))
-}
 
 // waitForTurn waits until fewer than the allowed number of fetches run.
 func (s *Store) waitForTurn(ctx context.Context) (release func(), err error) {
@@ -419,6 +438,17 @@ func (s *Store) ReceivePack(ctx context.Context, req ReceivePack) error {
 	if err := req.Repository.mustExist(); err != nil {
 		return err
 	}
+	head, err := readPushHead(req.In)
+	if err != nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(req.In, maxDrain)) // the client reads nothing before it has sent all
+		return fmt.Errorf("read a push to %s: %w", req.Repository.name, err)
+	}
+	in := io.MultiReader(bytes.NewReader(head), req.In)
+	defer func() {
+		if err := s.removeRemains(req.Repository); err != nil {
+			s.log.Error("remove what a push left of a removed repository", "model", req.Repository.name, "err", err)
+		}
+	}()
 	defer s.share(req.Repository)()
 	if err := s.hooks.ready(); err != nil {
 		return err
@@ -451,7 +481,7 @@ func (s *Store) ReceivePack(ctx context.Context, req ReceivePack) error {
 	}
 	var feeding sync.WaitGroup
 	var inErr error
-	feeding.Go(func() { inErr = feed(stdin, req.In) })
+	feeding.Go(func() { inErr = feed(stdin, in) })
 
 	r := receiving{store: s, req: req, push: push, client: client{w: req.Out}}
 	err = r.answer(life, cmd, out)
@@ -463,6 +493,49 @@ func (s *Store) ReceivePack(ctx context.Context, req ReceivePack) error {
 		return fmt.Errorf("read a push to %s: %w", req.Repository.name, inErr)
 	}
 	return err
+}
+
+// maxPushHead bounds what a push says before its pack, in bytes: git holds it in memory, and so do we.
+const maxPushHead = 16 << 20
+
+// readPushHead reads what a push wants: a list of commands up to a flush and, where the client says that they follow,
+// a list of options up to another. What is not understood is left to git. The error is of the reader, or says
+// what is refused: more than fits, a name of a ref that would be two lines for the hook, and a signed push, of which git
+// would keep the certificate whatever became of it.
+// Source: gitprotocol-pack(5), "Reference Update Request and Packfile Transfer".
+func readPushHead(in io.Reader) (head []byte, err error) {
+	buf := make([]byte, maxPacket)
+	first, options := true, false
+	for {
+		p, err := readPacket(in, buf)
+		switch {
+		case errors.Is(err, errPacket), errors.Is(err, io.EOF):
+			return nil, registry.Invalid("", "the request is not a push that Git understands")
+		case err != nil:
+			return nil, err
+		case len(head)+len(p) > maxPushHead:
+			return nil, fmt.Errorf("what a push says before its pack is at most %d bytes long: %w", maxPushHead, registry.ErrTooLarge)
+		}
+		head = append(head, p...)
+		if p.flush() {
+			if !options {
+				return head, nil
+			}
+			options, first = false, false
+			continue
+		}
+		line, capabilities, found := strings.Cut(string(p.payload()), "\x00")
+		line = strings.TrimSuffix(line, "\n")
+		if found && first {
+			first, options = false, slices.Contains(strings.Fields(capabilities), "push-options")
+			if line == "push-cert" {
+				return nil, registry.Invalid("", "this server takes no signed pushes")
+			}
+		}
+		if strings.Contains(line, "\n") {
+			return nil, registry.Invalid("", "a ref or an option of a push is one line, not %.100q", line)
+		}
+	}
 }
 
 // receiving is a push whose receive-pack runs.
@@ -590,8 +663,17 @@ func (r *receiving) forward(out io.Reader) error {
 		if err != nil {
 			return err
 		}
-		r.client.send(now)
+		r.client.send(r.store.withoutPath(now))
 	}
+}
+
+// withoutPath leaves out of what git says where the repositories are.
+func (s *Store) withoutPath(p packet) packet {
+	dir := []byte(s.dir + string(os.PathSeparator))
+	if !bytes.Contains(p, dir) {
+		return p
+	}
+	return appendPacket(nil, bytes.ReplaceAll(p.payload(), dir, nil))
 }
 
 // finish calls Finish, and keeps the client waiting meanwhile.
