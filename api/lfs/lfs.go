@@ -506,14 +506,14 @@ func (h *Handler) upload(c echo.Context) error {
 }
 
 // room refuses what would exceed a quota before it is received: the store keeps what came until a person
-// removes what nobody owns. Length is that of the body, or -1.
+// removes what nobody owns. Length is that of the body, or -1: then there has to be room for something.
 func (h *Handler) room(ctx context.Context, x transfer, length int64) error {
 	size := x.Size
 	if size < 0 {
 		size = length
 	}
 	if size < 0 {
-		return statusError{http.StatusLengthRequired, "an object needs a Content-Length, or the address that a batch request gives"}
+		size = 1
 	}
 	if _, owned, err := h.owned(ctx, x.model, x.digest()); err != nil || owned {
 		return err

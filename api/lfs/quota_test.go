@@ -65,16 +65,25 @@ func TestUploadOfWhatIsOwnedWithAFullQuota(t *testing.T) {
 	}
 }
 
+// What nobody says the length of is received as long as there is room for anything.
 func TestUploadOfUnknownLength(t *testing.T) {
-	s, _ := start(t)
-	name, value := s.Bearer()
-	r, err := http.NewRequestWithContext(t.Context(), "PUT", s.URL+base+"/"+oidOf("x"), struct{ io.Reader }{strings.NewReader("x")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set(name, value)
-	if a := s.Send(r); a.Status != http.StatusLengthRequired {
-		t.Errorf("PUT of a length that nothing says = %d %s, want 411", a.Status, a.Body)
+	for quota, want := range map[int64]int{100: http.StatusOK, 3: http.StatusInsufficientStorage} {
+		s := limited(t, quota)
+		name, value := s.Bearer()
+		put := func(content string) int {
+			r, err := http.NewRequestWithContext(t.Context(), "PUT", s.URL+base+"/"+oidOf(content), struct{ io.Reader }{strings.NewReader(content)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set(name, value)
+			return s.Send(r).Status
+		}
+		if got := put("abc"); got != http.StatusOK {
+			t.Errorf("PUT of an unknown length with a quota of %d bytes = %d, want 200", quota, got)
+		}
+		if got := put("def"); got != want {
+			t.Errorf("the next one = %d, want %d", got, want)
+		}
 	}
 }
 
