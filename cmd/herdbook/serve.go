@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -75,6 +77,10 @@ func (c serveCommand) Run(ctx context.Context, t terminal) error {
 		return fmt.Errorf("log_level is debug, info, warn or error, not %q", s.LogLevel)
 	}
 	log := slog.New(slog.NewJSONHandler(t.err, &slog.HandlerOptions{Level: level}))
+	if os.Getenv("GOGC") == "" {
+		// What lives is a few megabytes, so that the collector runs often and has little to find.
+		debug.SetGCPercent(250)
+	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Listen)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)

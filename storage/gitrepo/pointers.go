@@ -43,7 +43,7 @@ func (r *Repository) smallBlobs(ctx context.Context, maxBytes int64, give func(d
 		if err == nil && len(batch) > 0 {
 			ids := make([]registry.ObjectID, len(batch))
 			for i, b := range batch {
-				ids[i] = b.ID
+				ids[i] = b.id
 			}
 			err = reader.ReadBlobs(ctx, ids, maxBytes, func(_ registry.ObjectID, data []byte) error { return give(data) })
 		}

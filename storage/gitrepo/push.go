@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 
@@ -86,7 +87,7 @@ func (p *Push) newBlobs(ctx context.Context, yield func(Blob) bool) error {
 	lines := bufio.NewReaderSize(out, 64<<10)
 	reached := 0
 	for blobs := 0; ; {
-		batch, done, err := readObjectLines(lines, objectBatch)
+		objects, done, err := readObjectLines(lines, objectBatch)
 		if err != nil {
 			revs.abandon(out)
 			if errors.As(err, new(*Refusal)) {
@@ -94,8 +95,8 @@ func (p *Push) newBlobs(ctx context.Context, yield func(Blob) bool) error {
 			}
 			return fmt.Errorf("list the objects of the push: %w", err)
 		}
-		reached += len(batch)
-		batch, err = p.blobsOf(ctx, batch)
+		reached += len(objects)
+		batch, err := p.blobsOf(ctx, objects)
 		if err != nil {
 			revs.abandon(out)
 			return err
@@ -134,12 +135,20 @@ func (p *Push) newBlobs(ctx context.Context, yield func(Blob) bool) error {
 // Source: PATH_MAX of Linux.
 const maxPathBytes = 4096
 
-// readObjectLines reads up to most lines of "ID[ SP PATH]".
-func readObjectLines(r *bufio.Reader, most int) (blobs []Blob, done bool, err error) {
-	for len(blobs) < most {
+// objectLine is an object as rev-list names it.
+type objectLine struct {
+	id     registry.ObjectID
+	path   string
+	commit bool // it has no place for a path
+}
+
+// readObjectLines reads up to most lines: "ID" of a commit, or "ID SP PATH" of another object, where the path may be empty.
+// Source: git, builtin/rev-list.c, show_commit() and show_object().
+func readObjectLines(r *bufio.Reader, most int) (objects []objectLine, done bool, err error) {
+	for len(objects) < most {
 		line, err := r.ReadString('\n')
 		if line != "" {
-			id, path, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+			id, path, other := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 			parsed, err := registry.ParseObjectID(id)
 			if err != nil {
 				return nil, false, err
@@ -147,26 +156,27 @@ func readObjectLines(r *bufio.Reader, most int) (blobs []Blob, done bool, err er
 			if len(path) > maxPathBytes {
 				return nil, false, &Refusal{Lines: []string{fmt.Sprintf("herdbook: push refused: it has a path of more than %d bytes, %.60q...", maxPathBytes, path)}}
 			}
-			blobs = append(blobs, Blob{ID: parsed, Path: path})
+			objects = append(objects, objectLine{parsed, path, !other})
 		}
 		switch {
 		case err == io.EOF:
-			return blobs, true, nil
+			return objects, true, nil
 		case err != nil:
 			return nil, false, err
 		}
 	}
-	return blobs, false, nil
+	return objects, false, nil
 }
 
 // blobsOf keeps those objects that are blobs, with their sizes.
-func (p *Push) blobsOf(ctx context.Context, objects []Blob) (blobs []Blob, err error) {
+func (p *Push) blobsOf(ctx context.Context, objects []objectLine) (blobs []Blob, err error) {
+	objects = slices.DeleteFunc(objects, func(o objectLine) bool { return o.commit })
 	if len(objects) == 0 {
 		return nil, nil
 	}
 	names := make([]string, len(objects))
 	for i, o := range objects {
-		names[i] = string(o.ID)
+		names[i] = string(o.id)
 	}
 	infos, err := p.infos(ctx, names)
 	if err != nil {
@@ -174,11 +184,10 @@ func (p *Push) blobsOf(ctx context.Context, objects []Blob) (blobs []Blob, err e
 	}
 	for i, info := range infos {
 		if info.kind == "" {
-			return nil, fmt.Errorf("object %s of the push is not there", objects[i].ID)
+			return nil, fmt.Errorf("object %s of the push is not there", objects[i].id)
 		}
 		if info.kind == "blob" {
-			objects[i].Size = info.size
-			blobs = append(blobs, objects[i])
+			blobs = append(blobs, Blob{ID: objects[i].id, Size: info.size, Path: objects[i].path})
 		}
 	}
 	return blobs, nil
