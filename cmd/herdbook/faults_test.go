@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -471,6 +472,9 @@ func TestFaultFlippedBit(t *testing.T) {
 	})
 }
 
+// rejected is what git says of a push that somebody else was before, by the server's words or its own.
+var rejected = regexp.MustCompile(`rejected\] +main -> main`)
+
 // Of pushes to one branch that begin at the same commit one is taken, and the others are told so.
 func TestFaultPushesToOneRef(t *testing.T) {
 	const clients, rounds = 8, 4
@@ -505,7 +509,7 @@ func TestFaultPushesToOneRef(t *testing.T) {
 				winner = commits[i]
 			case errs[i] == nil:
 				t.Errorf("round %d: a second push was taken", round)
-			case !strings.Contains(outs[i], "rejected] main -> main"):
+			case !rejected.MatchString(outs[i]):
 				t.Errorf("round %d: a push that lost says\n%s\nwant git's words", round, outs[i])
 			}
 		}
