@@ -136,7 +136,7 @@ func (as *answers) join(fsys durable.FS, key answerKey, job answerJob) (*answer,
 	}
 	f, err := os.Open(a.path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errSpool, errors.Join(err, file.Close()))
+		return nil, nil, fmt.Errorf("%w: %w", errSpool, errors.Join(err, file.Close(), os.Remove(a.path)))
 	}
 	ctx, done, err := job.begin()
 	if err != nil {
@@ -474,6 +474,7 @@ type sharedFetch struct {
 	wants   []oid
 	sum     [sha256.Size]byte // of what the answer depends on
 	all     bool              // everything that the wants reach, in a form that every git writes
+	tags    bool              // with the annotated tags of what is sent
 	quiet   bool              // without progress
 }
 
@@ -514,7 +515,7 @@ func parseShareable(in []byte, version int) (req sharedFetch, ok bool) {
 		}
 	}
 	req.all = req.all && can["ofs-delta"] && can["side-band-64k"]
-	req.quiet = can["no-progress"]
+	req.tags, req.quiet = can["include-tag"], can["no-progress"]
 	sum := sha256.New()
 	fmt.Fprintln(sum, version)
 	for _, line := range lines {

@@ -100,6 +100,9 @@ func TestPushHead(t *testing.T) {
 		{"too long options", command("refs/heads/main", options) + "0000" + strings.Repeat(pkt(strings.Repeat("o", 60_000)), 300) + "0000", "too large"},
 		{"two lines for the hook", command("refs/heads/a\n"+zero+" "+zero+" refs/tags/v1.0.0", "\x00report-status") + "0000", "one line"},
 		{"signed", pkt("push-cert\x00report-status") + pkt("certificate version 0.1\n") + pkt("push-cert-end\n") + "0000", "no signed pushes"},
+		{"signed, on a line without a NUL", pkt("push-cert\n") + pkt("certificate version 0.1\n") + "0000", "no signed pushes"},
+		{"signed, on a later line", pkt("shallow "+strings.Repeat("1", 40)+"\x00x") + pkt("push-cert\x00report-status") + "0000", "no signed pushes"},
+		{"options that a later line tells of", command("refs/heads/a", "") + command("refs/heads/main", "\x00push-options=x") + "0000" + pkt("a\nb") + "0000", "one line"},
 		{"an end within a packet", "00ffabc", "not a push"},
 		{"no packet", "zzzz", "not a push"},
 	} {

@@ -151,6 +151,7 @@ type Store struct {
 	idle   *sync.Cond // signalled when active falls to 0
 
 	names   sync.Mutex          // held while the name of a repository comes or goes
+	pushing map[string]int      // pushes by the path of their repository; guarded by names
 	made    map[string]struct{} // paths of the repositories whose names are known to be durable; guarded by names
 	writers sync.Map            // path of a repository -> *sync.RWMutex, which its writers share and a repack holds alone
 }
@@ -169,7 +170,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("no directory for the repositories is configured")
 	}
-	s := &Store{fsys: cfg.FS, keepAlive: 5 * time.Second, snapshots: newSnapshots(), made: map[string]struct{}{}}
+	s := &Store{fsys: cfg.FS, keepAlive: 5 * time.Second, snapshots: newSnapshots(), made: map[string]struct{}{}, pushing: map[string]int{}}
 	if err := s.open(ctx, cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

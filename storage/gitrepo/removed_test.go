@@ -1,6 +1,7 @@
 package gitrepo_test
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -98,6 +99,28 @@ func TestRemoveUnused(t *testing.T) {
 		t.Error("a repository that somebody pushes to is removed")
 	}
 	unlock()
+	in, client := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.store.ReceivePack(t.Context(), gitrepo.ReceivePack{
+			Repository: s.repo(), In: in, Out: io.Discard, Check: func(context.Context, *gitrepo.Push) error { return nil },
+		})
+	}()
+	if _, err := io.WriteString(client, "00"); err != nil {
+		t.Fatal(err)
+	}
+	remove()
+	if !there() {
+		t.Error("a repository is removed to which somebody begins to push")
+	}
+	_ = client.Close()
+	<-ended
+	mustDo(t, os.WriteFile(filepath.Join(repoDir(s), "HEAD"), []byte("ref: refs/heads/trunk\n"), 0o640))
+	remove()
+	if !there() {
+		t.Error("a repository with a branch that somebody chose is removed")
+	}
+	mustDo(t, os.WriteFile(filepath.Join(repoDir(s), "HEAD"), []byte("ref: refs/heads/main\n"), 0o640))
 	remove()
 	if there() {
 		t.Error("a repository without anything in it is still there")

@@ -71,6 +71,9 @@ const repositoryConfig = `[core]
 	auto = false
 `
 
+// newHead is the file HEAD of a new repository.
+const newHead = "ref: refs/heads/main\n"
+
 // initRepository makes an empty bare repository at dir, which must not exist. It is durable but for its own name.
 // Source: gitrepository-layout(5).
 func initRepository(fsys durable.FS, dir string) error {
@@ -82,7 +85,7 @@ func initRepository(fsys durable.FS, dir string) error {
 	if err := fsys.WriteFile(filepath.Join(dir, "config"), []byte(repositoryConfig), 0o640); err != nil {
 		return err
 	}
-	if err := fsys.WriteFile(filepath.Join(dir, "HEAD"), []byte("ref: refs/heads/main\n"), 0o640); err != nil {
+	if err := fsys.WriteFile(filepath.Join(dir, "HEAD"), []byte(newHead), 0o640); err != nil {
 		return err
 	}
 	for _, d := range []string{"objects", "refs", ""} {
@@ -169,6 +172,13 @@ func (s *Store) RemoveUnused(ctx context.Context, name registry.ModelName) error
 	defer lock.Unlock()
 	s.names.Lock()
 	defer s.names.Unlock()
+	if s.pushing[r.path] > 0 {
+		return nil
+	}
+	// Somebody may have made a model of it meanwhile and chosen its branch.
+	if head, err := os.ReadFile(filepath.Join(r.path, "HEAD")); err != nil || string(head) != newHead {
+		return nil
+	}
 	refs, err := r.Refs(ctx)
 	if err == nil && len(refs) == 0 {
 		var stored []string
@@ -180,6 +190,23 @@ func (s *Store) RemoveUnused(ctx context.Context, name registry.ModelName) error
 		return fmt.Errorf("remove the unused repository of %s: %w", name, err)
 	}
 	return nil
+}
+
+// beginPush notes that somebody pushes to a repository, which is there, until end is called.
+func (s *Store) beginPush(r *Repository) (end func(), err error) {
+	s.names.Lock()
+	defer s.names.Unlock()
+	if err := r.mustExist(); err != nil {
+		return nil, err
+	}
+	s.pushing[r.path]++
+	return func() {
+		s.names.Lock()
+		defer s.names.Unlock()
+		if s.pushing[r.path]--; s.pushing[r.path] == 0 {
+			delete(s.pushing, r.path)
+		}
+	}, nil
 }
 
 // SetAside moves the repository of a model out of the way, durably, and returns where it is now; nowhere when there is none.

@@ -435,9 +435,11 @@ func (s *Store) ReceivePack(ctx context.Context, req ReceivePack) error {
 		return err
 	}
 	defer done()
-	if err := req.Repository.mustExist(); err != nil {
+	end, err := s.beginPush(req.Repository)
+	if err != nil {
 		return err
 	}
+	defer end()
 	head, err := readPushHead(req.In)
 	if err != nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(req.In, maxDrain)) // the client reads nothing before it has sent all
@@ -505,7 +507,7 @@ const maxPushHead = 16 << 20
 // Source: gitprotocol-pack(5), "Reference Update Request and Packfile Transfer".
 func readPushHead(in io.Reader) (head []byte, err error) {
 	buf := make([]byte, maxPacket)
-	first, options := true, false
+	commands, options := true, false
 	for {
 		p, err := readPacket(in, buf)
 		switch {
@@ -521,21 +523,30 @@ func readPushHead(in io.Reader) (head []byte, err error) {
 			if !options {
 				return head, nil
 			}
-			options, first = false, false
+			commands, options = false, false
 			continue
 		}
-		line, capabilities, found := strings.Cut(string(p.payload()), "\x00")
+		line, capabilities, _ := strings.Cut(string(p.payload()), "\x00")
 		line = strings.TrimSuffix(line, "\n")
-		if found && first {
-			first, options = false, slices.Contains(strings.Fields(capabilities), "push-options")
+		if commands {
 			if line == "push-cert" {
 				return nil, registry.Invalid("", "this server takes no signed pushes")
 			}
+			// Git takes them from every line but those that begin with "shallow ".
+			options = options || !strings.HasPrefix(line, "shallow ") && hasCapability(capabilities, "push-options")
 		}
 		if strings.Contains(line, "\n") {
 			return nil, registry.Invalid("", "a ref or an option of a push is one line, not %.100q", line)
 		}
 	}
+}
+
+// hasCapability reports whether a list of capabilities has one, perhaps with a value.
+func hasCapability(list, name string) bool {
+	return slices.ContainsFunc(strings.Fields(list), func(word string) bool {
+		key, _, _ := strings.Cut(word, "=")
+		return key == name
+	})
 }
 
 // receiving is a push whose receive-pack runs.

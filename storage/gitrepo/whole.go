@@ -24,7 +24,7 @@ import (
 type wholePack struct {
 	// Pack is the name of its files without their extensions.
 	Pack string `json:"pack"`
-	// Commits and Tags are what the pack was made for, in hexadecimal: commits, and objects of other kinds.
+	// Commits and Tags are what the pack was made for, in hexadecimal: commits, and objects of any kind.
 	Commits []string `json:"commits"`
 	Tags    []string `json:"tags,omitempty"`
 }
@@ -126,7 +126,7 @@ func storedIn(dir string) (packs []string, err error) {
 }
 
 // maxAside is which part of a pack may be what no branch and no tag reaches, and what a clone does not ask for.
-const maxAside = 1. / 8
+const maxAside = 1.0 / 8
 
 // noteJoined makes the pack known that has just been made of all that the refs reached before.
 func (r *Repository) noteJoined(ctx context.Context, before *snapshot) error {
@@ -142,12 +142,12 @@ func (r *Repository) noteJoined(ctx context.Context, before *snapshot) error {
 	aside := false
 	for _, ref := range after.refs {
 		id := ref.id.String()
-		if strings.HasPrefix(ref.name, "refs/tags/") {
+		if strings.HasPrefix(ref.name, "refs/heads/") || ownRef(ref.name) {
+			w.Commits = append(w.Commits, id)
+		} else {
 			w.Tags = append(w.Tags, id)
-			continue
 		}
-		w.Commits = append(w.Commits, id)
-		aside = aside || !strings.HasPrefix(ref.name, "refs/heads/")
+		aside = aside || !strings.HasPrefix(ref.name, "refs/heads/") && !strings.HasPrefix(ref.name, "refs/tags/")
 	}
 	if aside {
 		few, err := r.fewAside(ctx, w.Pack)
@@ -156,6 +156,11 @@ func (r *Repository) noteJoined(ctx context.Context, before *snapshot) error {
 		}
 	}
 	return r.writeWhole(w)
+}
+
+// ownRef reports whether the server alone writes a ref, which then names a commit.
+func ownRef(name string) bool {
+	return name == "refs/notes/evaluations" || strings.HasPrefix(name, "refs/herdbook/")
 }
 
 // fewAside reports whether nearly all that is in a pack is reached by branches and tags.
@@ -238,7 +243,7 @@ func (r *Repository) whole(ctx context.Context, snap *snapshot, req sharedFetch)
 		return nil, err
 	}
 	a := &wholeAnswer{repo: r, pack: w.Pack, file: f, known: append(w.Commits, w.Tags...)}
-	ok, err := a.answers(ctx, w, snap, req.wants)
+	ok, err := a.answers(ctx, w, snap, req)
 	if err != nil || !ok {
 		return nil, closeAnd(err, f)
 	}
@@ -246,7 +251,7 @@ func (r *Repository) whole(ctx context.Context, snap *snapshot, req sharedFetch)
 }
 
 // answers reports whether all that the pack has may be sent to who wants that much, and finds out what is missing.
-func (a *wholeAnswer) answers(ctx context.Context, w wholePack, snap *snapshot, wants []oid) (bool, error) {
+func (a *wholeAnswer) answers(ctx context.Context, w wholePack, snap *snapshot, req sharedFetch) (bool, error) {
 	var header [packHeader]byte
 	info, err := a.file.Stat()
 	if err == nil {
@@ -265,7 +270,7 @@ func (a *wholeAnswer) answers(ctx context.Context, w wholePack, snap *snapshot, 
 	for _, id := range a.known {
 		known[id] = true
 	}
-	for _, id := range wants {
+	for _, id := range req.wants {
 		reached[id.String()] = true
 	}
 	for id := range reached {
@@ -274,6 +279,9 @@ func (a *wholeAnswer) answers(ctx context.Context, w wholePack, snap *snapshot, 
 		}
 	}
 	for _, ref := range snap.refs {
+		if req.tags && ref.peeled != (oid{}) && strings.HasPrefix(ref.name, "refs/tags/") && !reached[ref.id.String()] {
+			return false, nil // git knows which tags go with what is wanted
+		}
 		if !strings.HasPrefix(ref.name, "refs/heads/") && !strings.HasPrefix(ref.name, "refs/tags/") {
 			reached[ref.id.String()] = true
 		}
@@ -296,7 +304,7 @@ func (a *wholeAnswer) answers(ctx context.Context, w wholePack, snap *snapshot, 
 	for id := range reached {
 		fmt.Fprintln(&in, "^"+id)
 	}
-	cmd := a.repo.store.command(ctx, a.repo.path, "rev-list", "--max-count=1", "--stdin")
+	cmd := a.repo.store.command(ctx, a.repo.path, "rev-list", "--objects", "--max-count=1", "--stdin")
 	cmd.Stdin = &in
 	left, err := cmd.output()
 	return err == nil && len(left) == 0, err
@@ -358,6 +366,9 @@ func (a *wholeAnswer) join(out *bandWriter, later *laterPack, total uint32) erro
 	}
 	// First what git makes, so that it is done.
 	if err := write(&withoutTrailer{in: later.out}, sum); err != nil {
+		return err
+	}
+	if err := later.wait(); err != nil {
 		return err
 	}
 	// A damaged pack must not get a checksum that is right.

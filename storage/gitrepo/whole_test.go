@@ -195,6 +195,54 @@ func TestCloneOfABranchThatWentBack(t *testing.T) {
 	}
 }
 
+// A clone of one branch has the tags that go with it, also those that came later.
+func TestCloneOfABranchWithTags(t *testing.T) {
+	s := newServer(t)
+	s.check = readAll
+	c := &wholeClones{client: newClient(t), s: s}
+	w := c.work(s, 3)
+	w.git("push", "-q", "origin", "main")
+	w.git("tag", "-a", "-m", "one", "v1.0.0")
+	w.git("push", "-q", "origin", "v1.0.0")
+	for _, protocol := range []string{"0", "2"} {
+		copied := c.clone(false, "-c", "protocol.version="+protocol, "--single-branch", "--branch=main")
+		if got := copied.git("tag"); got != "v1.0.0" {
+			t.Errorf("tags of a clone of one branch by protocol %s = %q, want v1.0.0", protocol, got)
+		}
+	}
+}
+
+// A ref may name anything; what one named that was deleted is not passed on.
+func TestCloneAfterARefToABlobWasDeleted(t *testing.T) {
+	for _, kind := range []string{"blob", "tag"} {
+		s := newServer(t)
+		s.check = readAll
+		c := &wholeClones{client: newClient(t), s: s}
+		c.git("init", "-q", "work")
+		w := c.in("work")
+		for i := range 120 {
+			w.git("commit", "-q", "--allow-empty", "-m", fmt.Sprint(i))
+		}
+		w.commit("noise", noise(1<<20))
+		w.git("remote", "add", "origin", s.url())
+		w.write("secret", "password\n")
+		id := registry.ObjectID(w.git("hash-object", "-w", "secret"))
+		if kind == "tag" {
+			w.git("tag", "-a", "-m", "secret", "secret")
+			id = w.rev("secret")
+		}
+		w.git("push", "-q", "origin", "main")
+		w.git("push", "-q", "origin", string(id)+":refs/data/secret")
+		if done, err := s.repo().Repack(t.Context()); !done || err != nil {
+			t.Fatalf("Repack = %v, %v", done, err)
+		}
+		w.git("push", "-q", "origin", ":refs/data/secret")
+		if c.clone(false).has(id) {
+			t.Errorf("a clone has the %s %s of a ref that was deleted", kind, id)
+		}
+	}
+}
+
 func TestCloneFromARepackedPack(t *testing.T) {
 	s := newServer(t)
 	if _, err := s.store.Create(t.Context(), fraud); err != nil {

@@ -488,7 +488,7 @@ func (j *Journal) grow(end int64) error {
 	return err
 }
 
-// trim cuts off the room that is left, which only the last segment may have.
+// trim cuts off the room that is left. A segment that is full has none: room ends where the segment is to.
 func (j *Journal) trim() error {
 	if j.failed != nil || j.room <= j.size {
 		return nil
@@ -496,16 +496,12 @@ func (j *Journal) trim() error {
 	if err := j.file.Truncate(j.size); err != nil {
 		return err
 	}
-	j.room = 0
 	return j.file.Sync()
 }
 
 // newSegment begins a segment after the last durable group. The file appears at once with its header,
 // synced under a synced name, so a crash leaves a whole segment without groups, or nothing.
 func (j *Journal) newSegment() error {
-	if err := j.trim(); err != nil {
-		return err
-	}
 	first := j.at.seq + 1
 	path := filepath.Join(j.dir, segmentName(first))
 	head := appendHeader(nil, header{chain: j.at.chain, first: first})
