@@ -48,11 +48,11 @@ type Config struct {
 	// MaxFetches is the number of fetches that are answered at a time, each with a process that may hold
 	// some ten MB; others wait for their turn. Default: 4 for each CPU.
 	MaxFetches int
-	// MaxAnswerBytes is how much of what fetches were answered is kept on disk, in RunDir, for clients that ask for
-	// the same. Default: 1 GiB.
+	// MaxAnswerBytes is how much answers to fetches may take of the disk together, in RunDir: those on their way, and those that
+	// are kept for clients that ask for the same. Above it each goes on as fast as its client reads. Default: 1 GiB.
 	MaxAnswerBytes int64
-	// MaxAnswerFileBytes is the longest answer that is kept. A longer one is shared by clients that ask
-	// while it is being made, and takes no more of the disk ahead of the fastest of them. Default: 256 MiB.
+	// MaxAnswerFileBytes is the longest answer that is kept. A longer one is shared by clients that ask while it is being made, takes no
+	// more of the disk ahead of the fastest of them, and is let go of behind the slowest. Default: 256 MiB.
 	MaxAnswerFileBytes int64
 	// AnswerIdle is how long an answer is kept that nobody asks for. Default: 10 min.
 	AnswerIdle time.Duration

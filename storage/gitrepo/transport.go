@@ -285,14 +285,16 @@ type fetchRequest struct {
 	file *os.File // of what is too long for text
 }
 
-// spool keeps what in yields in a file without a name.
+// spool keeps what in yields in a file without a name, so that nothing of it is left whatever happens.
 func (s *Store) spool(in io.Reader) (_ *os.File, err error) {
-	f, err := os.CreateTemp(s.cfg.RunDir, "request-")
+	f, err := os.CreateTemp(s.answers.dir, "request-")
 	if err != nil {
 		return nil, err
 	}
-	_, err = io.Copy(f, in)
-	if err = errors.Join(err, os.Remove(f.Name())); err != nil {
+	if err = os.Remove(f.Name()); err == nil {
+		_, err = io.Copy(f, in)
+	}
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
