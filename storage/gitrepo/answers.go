@@ -450,6 +450,9 @@ func (a *answer) sendTo(ctx context.Context, w io.Writer, f *os.File) (sent int6
 			return sent, err
 		}
 		for sent < size {
+			if ctx.Err() != nil {
+				return sent, context.Cause(ctx)
+			}
 			part := (*buf)[:min(int64(len(*buf)), size-sent)]
 			if _, err := io.ReadFull(f, part); err != nil {
 				return sent, fmt.Errorf("%w: %w", errSpool, err)

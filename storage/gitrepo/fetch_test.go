@@ -195,7 +195,8 @@ func (c *slowClient) Write(p []byte) (int, error) {
 }
 
 func TestFetchesAreLimitedAndKilled(t *testing.T) {
-	s := newServer(t, func(c *gitrepo.Config) { c.MaxFetches = 1 })
+	// The answer is longer than what is written down ahead of its reader, so that git keeps its turn until a slow client is gone.
+	s := newServer(t, func(c *gitrepo.Config) { c.MaxFetches, c.MaxAnswerFileBytes = 1, 1<<20 })
 	w := newClient(t).work(s, 1)
 	w.commit("noise", noise(3<<20))
 	w.git("push", "-q", "origin", "main")
