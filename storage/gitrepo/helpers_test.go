@@ -108,6 +108,36 @@ func (l testLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// happened puts what a test and its server do for each other by way of a git in order, for the race detector: it does not see the order
+// that a connection of another process makes.
+var happened atomic.Int64
+
+// receive completes a push with what the test does in it.
+func (s *server) receive(req gitrepo.ReceivePack, lines ...string) gitrepo.ReceivePack {
+	happened.Add(1)
+	req.PushID = fmt.Sprintf("push-%d", s.pushes.Add(1))
+	check, finish := s.check, s.finish
+	if check == nil {
+		check = func(context.Context, *gitrepo.Push) error { return nil }
+	}
+	if finish == nil {
+		finish = func(ctx context.Context, updates []registry.RefUpdate) ([]string, error) {
+			return lines, req.Repository.Sync(ctx, updates)
+		}
+	}
+	req.Check = func(ctx context.Context, p *gitrepo.Push) error {
+		happened.Add(1)
+		defer happened.Add(1)
+		return check(ctx, p)
+	}
+	req.Finish = func(ctx context.Context, updates []registry.RefUpdate) ([]string, error) {
+		happened.Add(1)
+		defer happened.Add(1)
+		return finish(ctx, updates)
+	}
+	return req
+}
+
 // server serves one store by smart HTTP, as simply as it goes.
 type server struct {
 	*httptest.Server
@@ -206,22 +236,12 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, repo *gitrepo.Rep
 	if _, err := s.store.Create(ctx, repo.Name()); err != nil {
 		return err
 	}
-	req := gitrepo.ReceivePack{
-		Repository: repo, GitProtocol: protocol, In: in, Out: w, PushID: fmt.Sprintf("push-%d", s.pushes.Add(1)),
-		Check: s.check, Finish: s.finish,
-	}
-	if req.Check == nil {
-		req.Check = func(context.Context, *gitrepo.Push) error { return nil }
-	}
-	if req.Finish == nil {
-		req.Finish = func(ctx context.Context, updates []registry.RefUpdate) ([]string, error) {
-			return nil, repo.Sync(ctx, updates)
-		}
-	}
+	req := s.receive(gitrepo.ReceivePack{Repository: repo, GitProtocol: protocol, In: in, Out: w})
 	if s.wrap != nil {
 		req.Out = s.wrap(w)
 	}
 	err := s.store.ReceivePack(ctx, req)
+	happened.Add(1)
 	if s.ended != nil {
 		s.errs.Store(req.PushID, fmt.Sprint(err))
 		s.ended <- req.PushID
@@ -253,6 +273,7 @@ func (c *client) in(dir string) *client {
 }
 
 func (c *client) command(ctx context.Context, args ...string) *exec.Cmd {
+	happened.Add(1)
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir, cmd.Env = c.dir, c.env
 	return cmd
@@ -261,6 +282,7 @@ func (c *client) command(ctx context.Context, args ...string) *exec.Cmd {
 // try runs git and returns all that it says.
 func (c *client) try(args ...string) (string, error) {
 	out, err := c.command(context.Background(), args...).CombinedOutput()
+	happened.Add(1)
 	return string(out), err
 }
 
@@ -271,6 +293,7 @@ func (c *client) git(args ...string) string {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
+	happened.Add(1)
 	if err != nil {
 		c.tb.Fatalf("git %s: %v\n%s%s", strings.Join(args, " "), err, out, stderr.String())
 	}

@@ -96,18 +96,12 @@ func (c *connected) serveConn(ctx context.Context, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	req := gitrepo.ReceivePack{
-		Repository: repo, GitProtocol: protocol, PushID: fmt.Sprintf("push-%d", c.pushes.Add(1)), In: sent, Out: conn, Stop: stop, Check: c.check, Finish: c.finish,
-	}
-	if req.Check == nil {
-		req.Check = func(context.Context, *gitrepo.Push) error { return nil }
-	}
-	if req.Finish == nil {
-		req.Finish = func(ctx context.Context, updates []registry.RefUpdate) ([]string, error) {
-			return []string{"it is recorded"}, repo.Sync(ctx, updates)
-		}
-	}
-	return c.store.ConnectReceivePack(ctx, req, exists, c.begun)
+	req := c.receive(gitrepo.ReceivePack{Repository: repo, GitProtocol: protocol, In: sent, Out: conn, Stop: stop}, "it is recorded")
+	return c.store.ConnectReceivePack(ctx, req, exists, func(ctx context.Context) error {
+		happened.Add(1)
+		defer happened.Add(1)
+		return c.begun(ctx)
+	})
 }
 
 // ended fails the test unless the next connection that ends does so without an error.
