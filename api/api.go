@@ -59,7 +59,7 @@ type environmentQueries interface {
 
 type eventQueries interface {
 	Events(ctx context.Context, id access.Identity, after uint64, limit int) ([]registry.Event, error)
-	Deliveries(ctx context.Context, id access.Identity, at registry.Page) ([]registry.Delivery, string, error)
+	Deliveries(ctx context.Context, id access.Identity, f registry.DeliveryFilter, at registry.Page) ([]registry.Delivery, string, error)
 	Delivery(ctx context.Context, sink, eventID string) (registry.Delivery, error)
 }
 
@@ -67,6 +67,7 @@ type usageQueries interface {
 	AllModels(ctx context.Context) ([]registry.Model, error)
 	Usage(ctx context.Context, modelID string) (registry.Usage, error)
 	Usages(ctx context.Context) (map[string]registry.Usage, error)
+	Repositories(ctx context.Context) ([]registry.Repository, error)
 	ExclusiveBytes(ctx context.Context, modelID string) (int64, error)
 }
 

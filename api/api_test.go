@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/labstack/echo/v4"
@@ -24,7 +25,10 @@ import (
 
 	"github.com/herdbook/herdbook/api"
 	"github.com/herdbook/herdbook/api/internal/apitest"
+	"github.com/herdbook/herdbook/api/oci"
 	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/lifecycle"
 	"github.com/herdbook/herdbook/storage/index"
 )
 
@@ -238,6 +242,11 @@ func TestProblems(t *testing.T) {
 		{"nothing to patch", "PATCH", mainPage, `{"visibility":""}`, []string{authorization, bearer}, 400, "invalid request", "visibility", ""},
 		{"closed gate", "POST", mainPage + "/environments/production/promotions", `{"version":"v1.0.0"}`, []string{authorization, bearer}, 409, "conflict", "", "metrics.f1"},
 		{"nothing to roll back to", "POST", mainPage + "/environments/staging/rollback", `{}`, []string{authorization, bearer}, 409, "conflict", "", "staging"},
+		{"deliveries of what is no model", "GET", "/api/v1/deliveries?model=fraud", "", []string{authorization, bearer}, 400, "invalid request", "model", "fraud"},
+		{"deliveries of no model", "GET", "/api/v1/deliveries?model=acme/none", "", []string{authorization, bearer}, 404, "not found", "", "acme/none"},
+		{"deliveries of no model, asked by a stranger", "GET", "/api/v1/deliveries?model=acme/none", "", nil, 401, "authentication required", "", "token"},
+		{"deliveries of a bad version", "GET", "/api/v1/deliveries?model=acme/fraud&version=1", "", []string{authorization, bearer}, 400, "invalid request", "version", ""},
+		{"deliveries of a version alone", "GET", "/api/v1/deliveries?version=v1.0.0", "", []string{authorization, bearer}, 400, "invalid request", "version", "model"},
 		{"no such hook", "POST", "/api/v1/deliveries/none/x/redeliver", "", []string{authorization, bearer}, 404, "not found", "", ""},
 		{"no such event", "POST", "/api/v1/deliveries/notify/x/redeliver", "", []string{authorization, bearer}, 404, "not found", "", ""},
 		{"method", "DELETE", "/api/v1/models", "", []string{authorization, bearer}, 405, "Method Not Allowed", "", ""},
@@ -286,11 +295,18 @@ func (broken) ModelByName(context.Context, registry.ModelName) (registry.Model, 
 	return registry.Model{}, errors.New(failure)
 }
 
+// brokenLifecycle finds no repository for the same reason.
+type brokenLifecycle struct{ oci.Lifecycle }
+
+func (brokenLifecycle) OCIRepository(context.Context, lifecycle.Request, string, access.Action) (registry.OCIRepository, error) {
+	return registry.OCIRepository{}, errors.New(failure)
+}
+
 func TestInternalErrorLeaksNothing(t *testing.T) {
 	var db *index.DB
 	s := apitest.Start(t, func(c *apitest.Config) {
 		db = c.API.Index.(*index.DB)
-		c.API.Index, c.LFS.Index, c.OCI.Index, c.Git.Models = broken{db}, broken{db}, broken{db}, broken{db}
+		c.API.Index, c.LFS.Index, c.OCI.Lifecycle, c.Git.Models = broken{db}, broken{db}, brokenLifecycle{}, broken{db}
 		c.API.Ready = func(context.Context) error { return errors.New(failure) }
 	})
 	oid := strings.Repeat("a", 64)
@@ -513,8 +529,9 @@ func TestMethods(t *testing.T) {
 		{"POST", "/healthz", 405, []string{"GET", "HEAD"}},
 		{"BREW", "/healthz", 405, []string{"GET", "HEAD"}},
 		{"OPTIONS", mainPage, 204, []string{"DELETE", "GET", "HEAD", "PATCH"}},
-		{"PUT", "/v2/acme/fraud/manifests/v1.0.0", 405, []string{"GET", "HEAD"}},
-		{"POST", "/v2/acme/fraud/blobs/uploads/", 405, []string{"GET", "HEAD"}},
+		{"POST", "/v2/acme/fraud/manifests/v1.0.0", 405, []string{"DELETE", "GET", "HEAD", "PUT"}},
+		{"PUT", "/v2/acme/fraud/blobs/uploads/", 405, []string{"POST"}},
+		{"POST", "/v2/acme/fraud/tags/list", 405, []string{"GET", "HEAD"}},
 	}
 	for _, test := range tests {
 		a := s.As(test.method, test.target, "")
@@ -647,6 +664,45 @@ func TestPaging(t *testing.T) {
 				t.Errorf("%d items in all pages, want %d", total, test.items)
 			}
 		})
+	}
+}
+
+// The list of deliveries is that of one model, version or hook when they are asked for, on every page.
+func TestDeliveriesOfAVersion(t *testing.T) {
+	s := apitest.Start(t)
+	announced := func(m registry.Model, tag string, sinks ...string) registry.EventAnnounced {
+		e := registry.NewEvent(registry.EventVersionPublished, m, apitest.Admin, time.Now().UTC(), struct{}{}, tag)
+		e.Version, e.Sinks = registry.MustTag(tag), sinks
+		return registry.EventAnnounced{Event: e}
+	}
+	fraud, secret := s.Model("acme/fraud", registry.Public), s.Model("acme/secret", registry.Private)
+	s.Commit(announced(fraud, "v1.0.0", "notify", "pager"), announced(secret, "v1.0.0", "notify"), announced(fraud, "v1.1.0", "notify", "mirror"))
+	for query, want := range map[string]string{
+		"":                                 "acme/fraud v1.1.0 notify, acme/fraud v1.1.0 mirror, acme/secret v1.0.0 notify, acme/fraud v1.0.0 pager, acme/fraud v1.0.0 notify",
+		"&hook=notify":                     "acme/fraud v1.1.0 notify, acme/secret v1.0.0 notify, acme/fraud v1.0.0 notify",
+		"&model=acme/fraud":                "acme/fraud v1.1.0 notify, acme/fraud v1.1.0 mirror, acme/fraud v1.0.0 pager, acme/fraud v1.0.0 notify",
+		"&model=acme%2Fsecret":             "acme/secret v1.0.0 notify",
+		"&model=acme/fraud&version=v1.0.0": "acme/fraud v1.0.0 pager, acme/fraud v1.0.0 notify",
+		"&model=acme/fraud&version=v1.0.0&hook=notify": "acme/fraud v1.0.0 notify",
+		"&model=acme/fraud&version=v9.0.0":             "",
+	} {
+		var got []string
+		for target := "/api/v1/deliveries?limit=1" + query; target != ""; {
+			a := s.As("GET", target, "")
+			var page struct{ Items []registry.Delivery }
+			if err := json.Unmarshal([]byte(a.Body), &page); err != nil || a.Status != 200 || len(page.Items) > 1 {
+				t.Fatalf("GET %s = %d %s, want a page of one", target, a.Status, a.Body)
+			}
+			for _, d := range page.Items {
+				if d.Event.Type != registry.EventModelCreated {
+					got = append(got, fmt.Sprintf("%s %s %s", d.Event.Model, d.Event.Version, d.Sink))
+				}
+			}
+			target, _, _ = strings.Cut(strings.TrimPrefix(a.Header.Get("Link"), "<"), ">")
+		}
+		if text := strings.Join(got, ", "); text != want {
+			t.Errorf("deliveries with %q = %s, want %s", query, text, want)
+		}
 	}
 }
 

@@ -208,11 +208,41 @@ func (s *Server) listDeliveries(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	deliveries, next, err := s.Index.Deliveries(c.Request().Context(), door.Identity(c), at)
+	filter, err := s.deliveryFilter(c)
+	if err != nil {
+		return err
+	}
+	deliveries, next, err := s.Index.Deliveries(c.Request().Context(), door.Identity(c), filter, at)
 	if err != nil {
 		return err
 	}
 	return answerList(c, deliveries, next)
+}
+
+// deliveryFilter reads "model", "version" and "hook".
+func (s *Server) deliveryFilter(c echo.Context) (registry.DeliveryFilter, error) {
+	f := registry.DeliveryFilter{Hook: c.QueryParam("hook")}
+	if text := c.QueryParam("model"); text != "" {
+		name, err := registry.ParseModelName(text)
+		if err != nil {
+			return f, registry.Invalid("model", "%.100q is not NAMESPACE/NAME of a model", text)
+		}
+		m, err := s.Index.ModelByName(c.Request().Context(), name)
+		if err != nil {
+			return f, err
+		}
+		f.ModelID = m.ID
+	}
+	text := c.QueryParam("version")
+	if text == "" {
+		return f, nil
+	}
+	if f.ModelID == "" {
+		return f, registry.Invalid("version", "a version needs its model")
+	}
+	tag, err := registry.ParseTag(text)
+	f.Version = tag
+	return f, err
 }
 
 func (s *Server) redeliver(c echo.Context) error {

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -50,6 +51,7 @@ func (s *Server) getModelUsage(c echo.Context) error {
 type NamespaceUsage struct {
 	Namespace    string `json:"namespace"`
 	Models       int64  `json:"models"`
+	Repositories int64  `json:"repositories,omitempty"` // without a model
 	Blobs        int64  `json:"blobs"`
 	LogicalBytes int64  `json:"logical_bytes"`
 }
@@ -87,6 +89,22 @@ func (s *Server) getUsage(c echo.Context) error {
 		space.Blobs += owned[m.ID].Blobs
 		space.LogicalBytes += owned[m.ID].LogicalBytes
 		u.LogicalBytes += owned[m.ID].LogicalBytes
+	}
+	repositories, err := s.Index.Repositories(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range repositories {
+		name, _, _ := strings.Cut(r.Name, "/")
+		space := spaces[name]
+		if space == nil {
+			space = &NamespaceUsage{Namespace: name}
+			spaces[name] = space
+		}
+		space.Repositories++
+		space.Blobs += owned[r.ID].Blobs
+		space.LogicalBytes += owned[r.ID].LogicalBytes
+		u.LogicalBytes += owned[r.ID].LogicalBytes
 	}
 	u.Namespaces = []NamespaceUsage{}
 	for _, name := range slices.Sorted(maps.Keys(spaces)) {

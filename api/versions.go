@@ -31,6 +31,7 @@ type Version struct {
 	// Only where one version is asked for.
 	Card  *registry.CardFacts `json:"card,omitempty"`
 	Files []registry.File     `json:"files,omitempty"`
+	Pull  []registry.Pull     `json:"pull,omitempty"` // ways to get it
 }
 
 // Artifact is where the files of a version are pulled from.
@@ -129,7 +130,7 @@ func (s *Server) getVersion(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	shown.Card, shown.Files = &v.Version.Card, v.Version.Files
+	shown.Card, shown.Files, shown.Pull = &v.Version.Card, v.Version.Files, registry.Pulls(s.PublicURL, m.Name, v)
 	return c.JSON(http.StatusOK, shown)
 }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Puts the clients that the demo plays with into .tools/bin, built from Go modules without root. What PATH already
 # has in a version that will do is left alone; what was built before is not built again. With the argument "tests" it
-# brings what the tests need besides: the newest git-lfs, whatever PATH has, and the program that tests LFS servers.
+# brings what the tests need besides: the newest git-lfs, whatever PATH has, more clients of registries, and the programs that
+# test LFS servers and registries.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -62,4 +63,8 @@ tool oras 1.2.0 oras.land/oras/cmd/oras v1.3.6
 tool crane 0.19.0 github.com/google/go-containerregistry/cmd/crane v0.22.1
 if [ "${1:-}" = tests ]; then
   tool git-lfs-test-server-api "$lfs_version" github.com/git-lfs/git-lfs/v3/t/git-lfs-test-server-api "v$lfs_version"
+  tool regctl 0.8.0 github.com/regclient/regclient/cmd/regctl v0.11.7
+  tool umoci 0.4.7 github.com/opencontainers/umoci/cmd/umoci v0.5.1
+  # It has no releases of its own, and does not say which version it is.
+  tool conformance 1.1 github.com/opencontainers/distribution-spec/conformance v0.0.0-20260831232431-97274622c111
 fi

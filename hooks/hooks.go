@@ -9,6 +9,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,11 +48,14 @@ type Hook struct {
 	Sink   Sink
 	Models []string             // patterns as in path.Match, such as "acme/*"; empty means all
 	Events []registry.EventType // empty means all
+
+	Wants   func(registry.Event) bool // what else an event has to be; nil takes all
+	Timeout time.Duration             // of one attempt; that of the dispatcher by default
 }
 
 // wants reports whether an event goes to the hook.
 func (h Hook) wants(e registry.Event) bool {
-	return h.covers(e.Model) && (len(h.Events) == 0 || slices.Contains(h.Events, e.Type))
+	return h.covers(e.Model) && (len(h.Events) == 0 || slices.Contains(h.Events, e.Type)) && (h.Wants == nil || h.Wants(e))
 }
 
 func (h Hook) covers(m registry.ModelName) bool {
@@ -237,7 +241,7 @@ func (l *line) start(ctx context.Context, waiting []registry.Delivery, seen map[
 		started++
 		l.wait.Go(func() {
 			defer l.done(model)
-			l.attempt(context.WithoutCancel(ctx), delivery)
+			l.attempt(ctx, delivery)
 		})
 	}
 	return started, next
@@ -271,16 +275,26 @@ func (l *line) done(model string) {
 	}
 }
 
-func (l *line) attempt(ctx context.Context, delivery registry.Delivery) {
+// attempt ends in its own time when stopping ends, but for one that takes longer than others may: that is cut off, and
+// made again by the next start as if it had never been.
+func (l *line) attempt(stopping context.Context, delivery registry.Delivery) {
+	ctx := context.WithoutCancel(stopping)
 	a := registry.Attempt{Sink: l.hook.Name, EventID: delivery.Event.ID, Number: len(delivery.Attempts) + 1, Outcome: registry.Delivered, At: time.Now().UTC()}
-	try, cancel := context.WithTimeout(ctx, l.Timeout)
+	timeout := cmp.Or(l.hook.Timeout, l.Timeout)
+	try, cancel := context.WithTimeout(ctx, timeout)
+	released := context.AfterFunc(stopping, func() { time.AfterFunc(l.Timeout, cancel) })
 	status, err := l.hook.Sink.Deliver(try, delivery.Event)
+	released()
+	cut := errors.Is(try.Err(), context.Canceled)
 	cancel()
+	if err != nil && cut {
+		return
+	}
 	a.StatusCode, a.Duration = status, time.Since(a.At)
 	if err != nil {
 		a.Outcome, a.Detail = registry.Failed, err.Error()
 		if errors.Is(err, context.DeadlineExceeded) {
-			a.Detail = fmt.Sprintf("no answer within %v", l.Timeout)
+			a.Detail = fmt.Sprintf("no answer within %v", timeout)
 		}
 		if a.Number >= l.MaxAttempts {
 			a.Outcome = registry.Dead

@@ -344,6 +344,47 @@ func TestStopWaits(t *testing.T) {
 
 // TestRestart: what was delivered and could not be recorded is delivered again with the same id;
 // what was recorded is not.
+func TestHookWithATimeoutOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOutbox(t)
+		o.announce("a", 1, 1)
+		patient := func(c *hooks.Config) { c.Hooks[0].Timeout = 6 * time.Hour }
+		takes := func(d time.Duration) *receiver {
+			return &receiver{answer: func(ctx context.Context, _ registry.Event, _ int) (int, error) {
+				select {
+				case <-ctx.Done():
+					return 0, ctx.Err()
+				case <-time.After(d):
+					return 200, nil
+				}
+			}}
+		}
+
+		_, stop := run(o, takes(5*time.Hour), patient)
+		time.Sleep(time.Hour)
+		began := time.Now()
+		stop()
+		if d := o.delivery("a-1"); time.Since(began) != 10*time.Second || len(d.Attempts) != 0 {
+			t.Errorf("stopped in the middle of an attempt: it took %v and left the attempts %+v, want 10s and none", time.Since(began), d.Attempts)
+		}
+
+		_, stop = run(o, takes(5*time.Hour), patient)
+		time.Sleep(5*time.Hour + time.Second)
+		stop()
+		if d := o.delivery("a-1"); d.State != registry.Delivered || len(d.Attempts) != 1 {
+			t.Errorf("after an attempt of 5 hours = %q, %d attempts; want delivered by the first", d.State, len(d.Attempts))
+		}
+
+		o.announce("a", 2, 2)
+		_, stop = run(o, takes(7*time.Hour), patient)
+		time.Sleep(6*time.Hour + time.Second/10)
+		stop()
+		if d := o.delivery("a-2"); d.State != registry.Failed || d.Attempts[0].Detail != "no answer within 6h0m0s" {
+			t.Errorf("after an attempt of 7 hours = %q, %+v; want failed for want of an answer within 6 h", d.State, d.Attempts)
+		}
+	})
+}
+
 func TestRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOutbox(t)
@@ -498,6 +539,7 @@ func TestRouteAndUsable(t *testing.T) {
 		{Name: "all"},
 		{Name: "acme", Models: []string{"acme/*"}},
 		{Name: "fraud", Models: []string{"other/x", "*/fraud"}, Events: []registry.EventType{registry.EventVersionPublished, registry.EventGateOpened}},
+		{Name: "picky", Models: []string{"other/*"}, Wants: func(e registry.Event) bool { return e.Type == registry.EventRefUpdated }},
 	}})
 	routes := []struct {
 		model string
@@ -510,6 +552,7 @@ func TestRouteAndUsable(t *testing.T) {
 		{"bank/fraud", registry.EventGateOpened, []string{"all", "fraud"}},
 		{"other/x", registry.EventGateOpened, []string{"all", "fraud"}},
 		{"other/y", registry.EventGateOpened, []string{"all"}},
+		{"other/y", registry.EventRefUpdated, []string{"all", "picky"}},
 	}
 	for _, test := range routes {
 		e := registry.Event{Model: registry.MustModelName(test.model), Type: test.kind}

@@ -104,3 +104,10 @@ type Delivery struct {
 	Attempts []Attempt `json:"attempts"`
 	NextAt   time.Time `json:"next_at,omitzero"`
 }
+
+// DeliveryFilter says which deliveries are asked for; the zero value, all.
+type DeliveryFilter struct {
+	ModelID string // of events of this model
+	Version Tag    // of events that are about this version of it; needs ModelID
+	Hook    string // to this hook
+}

@@ -142,6 +142,7 @@ type StoredManifest struct {
 	ArtifactType string            `json:"artifact_type,omitempty"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
 	Subject      digest.Digest     `json:"subject,omitempty"`
+	PushedBy     string            `json:"pushed_by,omitempty"` // who sent it; empty when the server made it
 }
 
 // Latest is the version of the highest precedence that is no pre-release, or the highest of all

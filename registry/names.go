@@ -174,6 +174,12 @@ func ParseEnvironmentName(s string) (EnvironmentName, error) {
 	return EnvironmentName{s}, nil
 }
 
+// ServerTag reports whether an OCI tag in the repositories of a model is the server's to give: it looks like a version, or could
+// name an environment, now or later.
+func ServerTag(tag string) bool {
+	return versionShaped.MatchString(tag) || environmentName.MatchString(tag) && tag != "latest"
+}
+
 // MustEnvironmentName is ParseEnvironmentName for names that are written in the program.
 func MustEnvironmentName(s string) EnvironmentName {
 	n, err := ParseEnvironmentName(s)

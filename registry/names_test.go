@@ -193,6 +193,18 @@ func TestTagPrecedence(t *testing.T) {
 	}
 }
 
+func TestServerTag(t *testing.T) {
+	for in, want := range map[string]bool{
+		"v1.0.0": true, "v1.0.0-rc.1": true, "v1": true, "v2-slim": true, "v0x": true, "production": true, "a": true, "staging-eu": true, "vnext": true,
+		"latest": false, "1.0.0": false, "V1.0.0": false, "Production": false, "my_tag": false, "slim.1": false, "": false, strings.Repeat("a", 32): false,
+		"sha256-" + strings.Repeat("0", 64): false, "sha256-" + strings.Repeat("0", 64) + ".sig": false,
+	} {
+		if got := registry.ServerTag(in); got != want {
+			t.Errorf("ServerTag(%q) = %t, want %t", in, got, want)
+		}
+	}
+}
+
 func TestParseEnvironmentName(t *testing.T) {
 	tests := []struct {
 		in   string
@@ -550,6 +562,9 @@ func FuzzParseTag(f *testing.F) {
 		if !registry.ValidRefName(registry.TagRef(tag)) {
 			t.Errorf("%q parses and Git takes no tag of that name", in)
 		}
+		if !registry.ServerTag(in) {
+			t.Errorf("%q is a version, and clients may push it as a tag", in)
+		}
 		if tag.Compare(tag) != 0 || tag.Compare(registry.Tag{}) <= 0 || registry.HasBuildMetadata(in) {
 			t.Errorf("%q is not equal to itself, or not above no tag, or has build metadata", in)
 		}
@@ -574,6 +589,9 @@ func FuzzParseEnvironmentName(f *testing.F) {
 		roundTrips(t, in, n, registry.ParseEnvironmentName)
 		if !ociTag.MatchString(in) || in != strings.ToLower(in) || !registry.ValidRefName(registry.EnvironmentsPrefix+in) {
 			t.Errorf("%q parses and is no OCI tag, not lower case, or Git takes no ref of that name", in)
+		}
+		if !registry.ServerTag(in) {
+			t.Errorf("%q names an environment, and clients may push it as a tag", in)
 		}
 		if _, err := registry.ParseTag(in); err == nil || in == "latest" {
 			t.Errorf("%q parses and reads as a version", in)

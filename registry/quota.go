@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 )
 
 // ErrQuota reports that models would own more than their quota allows; see [QuotaError].
@@ -16,10 +17,15 @@ type Quota struct {
 	Bytes  int64
 }
 
-// Covers reports whether the quota is about a model.
-func (q Quota) Covers(m ModelName) bool {
-	ok, err := path.Match(q.Models, m.String())
-	return ok && err == nil
+// Covers reports whether the quota is about a model or a repository of that name. Of a repository with more than two parts in its
+// name the first two count too: acme/* covers acme/tools/scan, or nothing would bound who pushes there.
+func (q Quota) Covers(name string) bool {
+	matches := func(name string) bool {
+		ok, err := path.Match(q.Models, name)
+		return ok && err == nil
+	}
+	parts := strings.SplitN(name, "/", 3)
+	return matches(name) || matches(strings.Join(parts[:min(2, len(parts))], "/"))
 }
 
 // QuotaError says which quota is used up. It is an [ErrQuota].

@@ -17,8 +17,14 @@ func TestQuotaCovers(t *testing.T) {
 		{"acme/fraud", "acme/fraud", true},
 		{"acme/fr[", "acme/fraud", false},
 		{"", "acme/fraud", false},
+		{"acme/*", "acme/tools/scan", true},
+		{"acme/tools", "acme/tools/scan/deep", true},
+		{"acme/*/scan", "acme/tools/scan", true},
+		{"acme/scan", "acme/tools/scan", false},
+		{"*", "busybox", true},
+		{"*/*", "busybox", false},
 	} {
-		if got := (registry.Quota{Models: test.pattern}).Covers(registry.MustModelName(test.model)); got != test.want {
+		if got := (registry.Quota{Models: test.pattern}).Covers(test.model); got != test.want {
 			t.Errorf("quota of %q covers %s = %t, want %t", test.pattern, test.model, got, test.want)
 		}
 	}

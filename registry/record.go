@@ -75,16 +75,47 @@ type (
 		Generation uint64 `json:"generation"`
 		RefUpdate
 	}
-	// BlobsLinked says that the model owns these blobs: it was shown their content.
+	// BlobsLinked says that the model, or the repository without a model, owns these blobs: it was shown their content.
 	BlobsLinked struct {
-		ModelID string       `json:"model_id"`
+		ModelID string       `json:"model_id"` // or the id of the repository
 		Blobs   []LinkedBlob `json:"blobs"`
 	}
-	// BlobsUnlinked says that the model does not own these blobs any more: nothing in its repository names
-	// them.
+	// BlobsUnlinked says that the model, or the repository without a model, does not own these blobs any more: nothing in its
+	// repository names them, or a client has deleted them.
 	BlobsUnlinked struct {
-		ModelID string          `json:"model_id"`
+		ModelID string          `json:"model_id"` // or the id of the repository
 		Digests []digest.Digest `json:"digests"`
+	}
+	// LayerLinked says that the model or the repository may serve a layer of somebody's image, which is composed of blobs that it owns
+	// from now on.
+	LayerLinked struct {
+		ModelID string     `json:"model_id"`
+		Layer   ImageLayer `json:"layer"`
+	}
+	// RepositoryCreated is a repository for what OCI clients push, without a model.
+	RepositoryCreated struct {
+		Repository Repository `json:"repository"`
+	}
+	// RepositoryDeleted says that the repository and all in it are gone.
+	RepositoryDeleted struct {
+		RepositoryID string `json:"repository_id"`
+	}
+	// ManifestPushed says that an OCI client has stored a manifest, and what tags name it from now on.
+	ManifestPushed struct {
+		Repository string         `json:"repository"` // the key, see OCIRepository
+		Manifest   StoredManifest `json:"manifest"`
+		Alias      digest.Digest  `json:"alias,omitempty"`
+		Tags       []string       `json:"tags,omitempty"`
+	}
+	// ManifestDeleted says that a manifest is gone, and with it the tags that named it.
+	ManifestDeleted struct {
+		Repository string        `json:"repository"`
+		Digest     digest.Digest `json:"digest"`
+	}
+	// TagDeleted says that a tag names nothing any more.
+	TagDeleted struct {
+		Repository string `json:"repository"`
+		Tag        string `json:"tag"`
 	}
 	// VersionPublished says that the tag is a version from now on, for ever.
 	VersionPublished struct {
@@ -101,6 +132,14 @@ type (
 		Manifests []StoredManifest `json:"manifests,omitempty"`
 		Blobs     []LinkedBlob     `json:"blobs,omitempty"` // the configs
 		Layers    []ImageLayer     `json:"layers,omitempty"`
+	}
+	// VersionAttested says what is stated of a version, in referrers of its artifact. A statement takes the place of an earlier one of the
+	// same kind.
+	VersionAttested struct {
+		ModelID   string           `json:"model_id"`
+		Tag       Tag              `json:"tag"`
+		Manifests []StoredManifest `json:"manifests"`
+		Blobs     []LinkedBlob     `json:"blobs"`
 	}
 	// EvaluationRecorded is an evaluation of a commit.
 	EvaluationRecorded struct {
@@ -162,6 +201,7 @@ type (
 type LinkedBlob struct {
 	Digest    digest.Digest `json:"digest"`
 	SizeBytes int64         `json:"size_bytes"`
+	Alias     digest.Digest `json:"alias,omitempty"` // by which a client knows it, of another algorithm than SHA-256
 }
 
 // Token is what somebody proves with who they are, as it is kept: an access token, of which the server
@@ -200,8 +240,15 @@ func (PushFinished) recordType() string       { return "push_finished" }
 func (RefMoved) recordType() string           { return "ref_moved" }
 func (BlobsLinked) recordType() string        { return "blobs_linked" }
 func (BlobsUnlinked) recordType() string      { return "blobs_unlinked" }
+func (LayerLinked) recordType() string        { return "layer_linked" }
+func (RepositoryCreated) recordType() string  { return "repository_created" }
+func (RepositoryDeleted) recordType() string  { return "repository_deleted" }
+func (ManifestPushed) recordType() string     { return "manifest_pushed" }
+func (ManifestDeleted) recordType() string    { return "manifest_deleted" }
+func (TagDeleted) recordType() string         { return "tag_deleted" }
 func (VersionPublished) recordType() string   { return "version_published" }
 func (ImageBuilt) recordType() string         { return "image_built" }
+func (VersionAttested) recordType() string    { return "version_attested" }
 func (EvaluationRecorded) recordType() string { return "evaluation_recorded" }
 func (PolicySet) recordType() string          { return "policy_set" }
 func (GateMoved) recordType() string          { return "gate_moved" }
@@ -223,11 +270,11 @@ func recordDecoders() map[string]func(json.RawMessage) (Record, error) {
 	for _, add := range []func(map[string]func(json.RawMessage) (Record, error)){
 		decode[JournalStarted], decode[ModelImported], decode[ModelCreated], decode[ModelChanged], decode[ModelDeleted], decode[DefaultBranchSet],
 		decode[PushStarted], decode[PushFinished], decode[RefMoved], decode[BlobsLinked],
-		decode[VersionPublished], decode[ImageBuilt], decode[EvaluationRecorded], decode[PolicySet],
+		decode[VersionPublished], decode[ImageBuilt], decode[VersionAttested], decode[EvaluationRecorded], decode[PolicySet],
 		decode[GateMoved], decode[PromotionRefused], decode[EnvironmentChanged], decode[ApprovalGiven],
 		decode[EdgesAdded], decode[EventAnnounced], decode[DeliveryTried], decode[TokenCreated],
 		decode[TokenRevoked], decode[LockCreated], decode[LockRemoved],
-		decode[BlobsUnlinked],
+		decode[BlobsUnlinked], decode[LayerLinked], decode[RepositoryCreated], decode[RepositoryDeleted], decode[ManifestPushed], decode[ManifestDeleted], decode[TagDeleted],
 	} {
 		add(all)
 	}

@@ -33,9 +33,9 @@ func samples() []registry.Record {
 	const tree, old = "89abcdef0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210fedcba98"
 	other := digest.Digest("sha256:" + strings.Repeat("cd", 32))
 	descriptor := registry.Descriptor{MediaType: "application/vnd.oci.image.manifest.v1+json", Digest: someDigest, SizeBytes: 512}
-	manifest := registry.StoredManifest{Descriptor: descriptor, ArtifactType: "application/vnd.cncf.model.manifest.v1+json", Annotations: map[string]string{"a": "b"}, Subject: other}
+	manifest := registry.StoredManifest{Descriptor: descriptor, ArtifactType: "application/vnd.cncf.model.manifest.v1+json", Annotations: map[string]string{"a": "b"}, Subject: other, PushedBy: "ada"}
 	file := registry.File{Path: "onnx/model.onnx", Digest: other, SizeBytes: 1 << 40, Executable: true, LFS: true}
-	blob := registry.LinkedBlob{Digest: other, SizeBytes: 1 << 40}
+	blob := registry.LinkedBlob{Digest: other, SizeBytes: 1 << 40, Alias: digest.SHA512.FromString("weights")}
 	edge := registry.LineageEdge{From: registry.VersionNodeID("m1", tag), To: registry.DatasetNodeID("calls-2026"), Kind: registry.DerivedFrom, Relation: registry.Finetune}
 	gate := registry.GateVerdict{Name: "good", Expr: "metrics.f1 >= 0.8", Open: true, Values: map[string]any{"metrics.f1": 0.8421052631578947, "incumbent": nil, "version.prerelease": false}, Reason: "it holds: <f1> & \"so\""}
 	verdict := registry.Verdict{Environment: staging, Open: true, PolicyCommit: tree, Gates: []registry.GateVerdict{gate}, Evaluation: "e1", Matched: 2}
@@ -83,11 +83,18 @@ func samples() []registry.Record {
 		registry.PushFinished{PushID: "p1", ModelID: "m1"},
 		registry.RefMoved{ModelID: "m1", Generation: 3, RefUpdate: update},
 		registry.BlobsLinked{ModelID: "m1", Blobs: []registry.LinkedBlob{blob}},
+		registry.LayerLinked{ModelID: "r1", Layer: registry.ImageLayer{Digest: someDigest, SizeBytes: 1024, Files: []registry.File{file}}},
+		registry.RepositoryCreated{Repository: registry.Repository{ID: "r1", Name: "tools/scan/rules", Visibility: registry.Internal, CreatedAt: someTime, CreatedBy: "ada"}},
+		registry.RepositoryDeleted{RepositoryID: "r1"},
+		registry.ManifestPushed{Repository: "r1", Manifest: manifest, Alias: digest.SHA512.FromString("manifest"), Tags: []string{"latest"}},
+		registry.ManifestDeleted{Repository: "r1", Digest: someDigest},
+		registry.TagDeleted{Repository: "r1", Tag: "latest"},
 		registry.VersionPublished{ModelID: "m1", Version: version, Manifest: manifest, Edges: []registry.LineageEdge{edge}},
 		registry.ImageBuilt{
 			ModelID: "m1", Tag: tag, Status: registry.ImageStatus{State: registry.ImageFailed, Digest: someDigest, Error: "no space"}, Manifests: []registry.StoredManifest{manifest},
 			Blobs: []registry.LinkedBlob{blob}, Layers: []registry.ImageLayer{{Digest: someDigest, SizeBytes: 1024, Files: []registry.File{file}}},
 		},
+		registry.VersionAttested{ModelID: "m1", Tag: tag, Manifests: []registry.StoredManifest{manifest}, Blobs: []registry.LinkedBlob{blob}},
 		registry.EvaluationRecorded{ModelID: "m1", Evaluation: evaluation},
 		registry.PolicySet{ModelID: "m1", Policy: registry.PolicyState{Commit: someCommit, Blob: tree, Policy: policy, Problem: "line 3"}},
 		registry.GateMoved{ModelID: "m1", Tag: tag, Verdict: verdict},

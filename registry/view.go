@@ -168,7 +168,7 @@ type Counts struct {
 	OldestWaiting time.Time `json:"-"` // the event that waits longest; zero when none does
 }
 
-// Usage is how much a model owns: LFS objects, files of versions, manifests' configs.
+// Usage is how much a model or a repository owns: LFS objects, files of versions, manifests' configs, blobs that OCI clients pushed.
 type Usage struct {
 	Blobs        int64 `json:"blobs"`
 	LogicalBytes int64 `json:"logical_bytes"` // as if nothing was shared with other models

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -311,7 +312,7 @@ func (c *check) blobs(ctx context.Context) error {
 	}
 	step := c.report.step("blobs", "bytes", bytes)
 	pace := newPace(c.options.BytesPerSecond)
-	const advice = "send the file again: git lfs push --all, or push the version's commit"
+	const advice = "send the file again: git lfs push --all, push the version's commit, or push the artifact or the image with the tool that it came from"
 	err = c.Blobs.Walk(ctx, func(b blob.Descriptor, _ time.Time) error {
 		size, isNamed := named[b.Digest]
 		delete(named, b.Digest)
@@ -353,21 +354,25 @@ func (c *check) blobs(ctx context.Context) error {
 
 // missing reports the blobs that the index names and nobody has found, and those that were set aside before.
 func (c *check) missing(ctx context.Context, named map[digest.Digest]int64, aside []digest.Digest, advice string) error {
-	missing := make([]digest.Digest, 0, len(named))
+	owners := map[digest.Digest][]string{}
 	for dgst := range named {
-		missing = append(missing, dgst)
-	}
-	slices.Sort(missing)
-	for _, dgst := range missing {
 		// Deleted with its model, or sent, since the walk began.
-		if _, err := c.Blobs.Stat(ctx, dgst); err == nil {
-			continue
+		if _, err := c.Blobs.Stat(ctx, dgst); err != nil {
+			owners[dgst] = nil
 		}
-		if slices.Contains(aside, dgst) {
-			c.damage("blob", dgst.String(), advice, "it was damaged and is set aside")
-			continue
+	}
+	if err := c.findOwners(ctx, owners); err != nil {
+		return err
+	}
+	for _, dgst := range slices.Sorted(maps.Keys(owners)) {
+		of := strings.Join(owners[dgst], ", ")
+		switch {
+		case of == "": // let go of since
+		case slices.Contains(aside, dgst):
+			c.damage("blob", dgst.String(), advice, "it was damaged and is set aside; it belongs to %s", of)
+		default:
+			c.damage("blob", dgst.String(), advice, "it is gone; it belongs to %s", of)
 		}
-		c.damage("blob", dgst.String(), advice, "it is gone")
 	}
 	for _, dgst := range aside {
 		if _, err := c.Blobs.Stat(ctx, dgst); err == nil {
@@ -375,4 +380,27 @@ func (c *check) missing(ctx context.Context, named map[digest.Digest]int64, asid
 		}
 	}
 	return nil
+}
+
+// findOwners adds to each blob the names of the models and repositories that have it, as a blob or as a manifest.
+func (c *check) findOwners(ctx context.Context, blobs map[digest.Digest][]string) error {
+	if len(blobs) == 0 {
+		return nil
+	}
+	return c.indexError(c.Index.Snapshot(ctx, func(s index.Snapshot) error {
+		return s.NamedBlobs(func(b index.NamedBlob) error {
+			names, wanted := blobs[digest.Digest(b.Digest)]
+			if !wanted {
+				return nil
+			}
+			name, err := s.OwnerName(b.Owner)
+			if name == "" {
+				name = b.Owner // that is no more; what it left is damage too
+			}
+			if err == nil && !slices.Contains(names, name) {
+				blobs[digest.Digest(b.Digest)] = append(names, name)
+			}
+			return err
+		})
+	}))
 }

@@ -222,7 +222,9 @@ func questions() (list []question) {
 		add("Models", role, registry.Page{Limit: 1})
 		add("Events", role, uint64(0), 0)
 		add("Events", role, uint64(2), 1)
-		add("Deliveries", role, registry.Page{Limit: 4})
+		add("Deliveries", role, registry.DeliveryFilter{}, registry.Page{Limit: 4})
+		add("Deliveries", role, registry.DeliveryFilter{ModelID: fraud, Hook: sinkA}, registry.Page{Limit: 2})
+		add("Deliveries", role, registry.DeliveryFilter{ModelID: fraud, Version: registry.MustTag("v1.0.0")}, registry.Page{})
 		for _, node := range []string{"dataset:calls-2026", "model:acme/fraud", "model:acme/fraud@v1.0.0", "run:jenkins/7", "version:m-fraud:v1.1.0-rc.1", "version:m-secret:v2.0.0", "version:m-gone:v0.1.0"} {
 			add("Lineage", role, registry.Walk{Start: node, Direction: registry.Both})
 		}
@@ -232,7 +234,7 @@ func questions() (list []question) {
 	}
 	add("ModelByID", "m-never")
 	add("Tokens", registry.Page{Limit: 1})
-	for _, method := range []string{"Applied", "JournalID", "Counts", "AllModels", "BuildingImages", "HasTokens", "WithIntents", "Signatures", "Usages"} {
+	for _, method := range []string{"Applied", "JournalID", "Counts", "AllModels", "BuildingImages", "HasTokens", "WithIntents", "Signatures", "Usages", "Repositories"} {
 		add(method)
 	}
 	add("Unmirrored", 5)
@@ -276,6 +278,15 @@ func questions() (list []question) {
 	for _, g := range groups {
 		for _, r := range g.Records {
 			switch r := r.(type) {
+			case registry.RepositoryCreated:
+				add("RepositoryByName", r.Repository.Name)
+				add("Tags", r.Repository.ID, "", 100)
+				add("OwnedBlobs", r.Repository.ID)
+			case registry.ManifestPushed:
+				once("Manifest", r.Repository, r.Manifest.Digest)
+				if r.Alias != "" {
+					once("Canonical", r.Repository, r.Alias)
+				}
 			case registry.VersionPublished:
 				v := r.Version
 				for _, id := range []string{r.ModelID, again} {
@@ -287,6 +298,7 @@ func questions() (list []question) {
 					once("BlobSize", id, v.Files[1].Digest.String())
 					once("Manifest", id, v.Artifact.Digest)
 					once("Referrers", id, v.Artifact.Digest)
+					once("ReferrersPage", id, v.Artifact.Digest, "", digest.Digest(""), 1)
 				}
 			case registry.ImageBuilt:
 				for _, l := range r.Layers {

@@ -227,6 +227,43 @@ func history() (groups []registry.Group, blobs []string) {
 	let := digest.FromString("let go of")
 	add(registry.BlobsLinked{ModelID: again, Blobs: []registry.LinkedBlob{{Digest: let, SizeBytes: 9}}})
 	add(registry.BlobsUnlinked{ModelID: again, Digests: []digest.Digest{let}})
+
+	tools, passing := registry.Repository{ID: "r-tools", Name: "acme/tools", Visibility: registry.Private, CreatedAt: at, CreatedBy: "ada"}, registry.Repository{ID: "r-passing", Name: "acme/passing/by"}
+	stored := func(text string, subject digest.Digest) registry.StoredManifest {
+		return registry.StoredManifest{Descriptor: describe("application/vnd.oci.image.manifest.v1+json", text), Subject: subject, Annotations: map[string]string{"a": "b"}, PushedBy: "ada"}
+	}
+	image, signature := stored("pushed image", ""), stored("pushed signature", first.Version.Artifact.Digest)
+	wide := digest.SHA512.FromString("pushed image")
+	layer, size := content("pushed layer")
+	blobs = append(blobs, "pushed image", "pushed signature", "pushed layer")
+	add(registry.RepositoryCreated{Repository: tools})
+	add(registry.BlobsLinked{ModelID: tools.ID, Blobs: []registry.LinkedBlob{{Digest: layer, SizeBytes: size, Alias: digest.SHA512.FromString("pushed layer")}, {Digest: let, SizeBytes: 9, Alias: digest.SHA512.FromString("let go of")}}})
+	add(registry.ManifestPushed{Repository: tools.ID, Manifest: image, Alias: wide, Tags: []string{"latest", "old"}})
+	add(registry.ManifestPushed{Repository: tools.ID, Manifest: stored("pushed index", ""), Tags: []string{"latest"}})
+	add(registry.ManifestPushed{Repository: fraud, Manifest: signature, Tags: []string{"Signed"}})
+	add(registry.ManifestPushed{Repository: registry.ImageRepository(fraud), Manifest: signature, Alias: digest.SHA512.FromString("pushed signature")})
+	add(registry.TagDeleted{Repository: tools.ID, Tag: "old"})
+	add(registry.ManifestDeleted{Repository: tools.ID, Digest: digest.FromString("pushed index")})
+	add(registry.BlobsUnlinked{ModelID: tools.ID, Digests: []digest.Digest{let}})
+	composed := registry.ImageLayer{Digest: digest.FromString("composed"), SizeBytes: 10240, Files: []registry.File{{Path: "a", Digest: layer, SizeBytes: size}}}
+	add(registry.LayerLinked{ModelID: tools.ID, Layer: composed})
+	composed.Digest, composed.Files = digest.FromString("composed of what goes"), append(composed.Files, registry.File{Path: "b", Digest: let, SizeBytes: 9})
+	add(registry.LayerLinked{ModelID: tools.ID, Layer: composed}, registry.BlobsUnlinked{ModelID: tools.ID, Digests: []digest.Digest{let}})
+	add(registry.RepositoryCreated{Repository: passing}, registry.ManifestPushed{Repository: passing.ID, Manifest: image, Tags: []string{"latest"}})
+	add(registry.RepositoryDeleted{RepositoryID: passing.ID})
+	statement := func(text, kind string) registry.StoredManifest {
+		m := stored(text, first.Version.Artifact.Digest)
+		m.PushedBy, m.ArtifactType, m.Annotations = "", "application/vnd.in-toto+json", map[string]string{"in-toto.io/predicate-type": kind}
+		blobs = append(blobs, text)
+		return m
+	}
+	proof, size := content("proof")
+	blobs = append(blobs, "proof")
+	attested := registry.VersionAttested{ModelID: fraud, Tag: first.Version.Tag, Blobs: []registry.LinkedBlob{{Digest: proof, SizeBytes: size}}}
+	for _, manifests := range [][]registry.StoredManifest{{statement("said first", "x"), statement("said of another", "y")}, {statement("said then", "x")}} {
+		attested.Manifests = manifests
+		add(attested)
+	}
 	slices.Sort(blobs)
 	return groups, blobs
 }

@@ -99,12 +99,23 @@ func namedBy(g registry.Group) (named []digest.Digest) {
 		switch r := record.(type) {
 		case registry.BlobsLinked:
 			link(r.Blobs)
+		case registry.LayerLinked:
+			for _, f := range r.Layer.Files {
+				named = append(named, f.Digest)
+			}
+		case registry.ManifestPushed:
+			named = append(named, r.Manifest.Digest)
 		case registry.VersionPublished:
 			named = append(named, r.Manifest.Digest, r.Version.Config.Digest)
 			for _, f := range r.Version.Files {
 				named = append(named, f.Digest)
 			}
 		case registry.ImageBuilt:
+			link(r.Blobs)
+			for _, m := range r.Manifests {
+				named = append(named, m.Digest)
+			}
+		case registry.VersionAttested:
 			link(r.Blobs)
 			for _, m := range r.Manifests {
 				named = append(named, m.Digest)

@@ -25,4 +25,6 @@ var (
 	Abbreviate = abbreviate
 	SafeLink   = safeLink
 	NewLineage = newLineage
+	SentTo     = sentTo
+	PullViews  = pullViews
 )

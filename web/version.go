@@ -18,15 +18,14 @@ import (
 type versionView struct {
 	Model registry.Model
 	registry.VersionRecord
-	Host        string
-	PlainHTTP   bool
-	CloneURL    string
+	Pulls       []pullView
 	Places      []registry.Place
 	Policy      registry.PolicyState
 	Verdicts    []gateCell
 	Evaluations []evaluationView
 	Lineage     lineageView
 	History     []registry.EnvironmentChange
+	Sent        []sentView
 	TotalBytes  int64
 	Card        template.HTML
 }
@@ -46,8 +45,7 @@ func (p *Pages) version(c echo.Context) error {
 		return err
 	}
 	view := versionView{
-		Model: m, VersionRecord: v, Host: p.host(), PlainHTTP: p.plainHTTP(),
-		CloneURL: p.PublicURL.JoinPath(m.Name.String() + ".git").String(),
+		Model: m, VersionRecord: v, Pulls: pullViews(registry.Pulls(p.PublicURL, m.Name, v)),
 	}
 	for _, f := range v.Version.Files {
 		view.TotalBytes += f.SizeBytes
@@ -57,6 +55,9 @@ func (p *Pages) version(c echo.Context) error {
 			return err
 		}
 	}
+	if err := p.addSent(ctx, c, &view); err != nil {
+		return err
+	}
 	walk := registry.Walk{Start: registry.VersionNodeID(m.ID, tag), Direction: registry.Both, Depth: 1}
 	graph, err := p.Index.Lineage(ctx, p.Identity(c), walk)
 	if err != nil {
@@ -64,6 +65,42 @@ func (p *Pages) version(c echo.Context) error {
 	}
 	view.Lineage = newLineage(graph, walk.Start)
 	return p.show(c, http.StatusOK, "version", m.Name.String()+" "+tag.String(), view)
+}
+
+// pullView is how one client gets the version.
+type pullView struct {
+	Title, Note     string
+	ByTag, ByDigest string
+	Digest          string // what is pulled by digest
+}
+
+// pullTitles are what the page calls the clients, and what it says of them.
+var pullTitles = map[string]pullView{
+	"oras":       {Title: "Artifact"},
+	"docker":     {Title: "Image", Note: "the files are under /models"},
+	"git":        {Title: "Git"},
+	"curl":       {Title: "curl", Note: "the manifest; add -H \"Authorization: Bearer $HERDBOOK_TOKEN\" where not everybody may read", Digest: "the largest file, by digest"},
+	"kserve":     {Title: "KServe", Digest: "YAML, by digest"},
+	"kubernetes": {Title: "Kubernetes image volume", Digest: "YAML, by digest"},
+}
+
+// pullViews puts what belongs to one client together.
+func pullViews(pulls []registry.Pull) []pullView {
+	var views []pullView
+	for i, pull := range pulls {
+		if i == 0 || pull.Client != pulls[i-1].Client {
+			view := pullTitles[pull.Client]
+			view.Digest = cmp.Or(view.Digest, "by digest")
+			views = append(views, view)
+		}
+		view := &views[len(views)-1]
+		if pull.By == "tag" {
+			view.ByTag = pull.Text
+		} else {
+			view.ByDigest = pull.Text
+		}
+	}
+	return views
 }
 
 func (p *Pages) addVerdicts(ctx context.Context, view *versionView) (err error) {

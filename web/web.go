@@ -34,6 +34,7 @@ type Index interface {
 	modelQueries
 	versionQueries
 	environmentQueries
+	Deliveries(ctx context.Context, id access.Identity, f registry.DeliveryFilter, at registry.Page) ([]registry.Delivery, string, error)
 }
 
 type modelQueries interface {
@@ -239,12 +240,6 @@ func (p *Pages) read(c echo.Context) (registry.Model, error) {
 	}
 	return m, nil
 }
-
-// host is what artifact references begin with.
-func (p *Pages) host() string { return p.PublicURL.Host }
-
-// plainHTTP reports whether clients must be told that the server does not speak TLS.
-func (p *Pages) plainHTTP() bool { return p.PublicURL.Scheme == "http" }
 
 // moment is a time as pages show it; the exact one is in the element's title.
 func moment(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04") }

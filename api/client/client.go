@@ -161,6 +161,12 @@ func (c *Client) Versions(ctx context.Context, m registry.ModelName) ([]api.Vers
 	return all[api.Version](ctx, c, path(m, "versions"))
 }
 
+// Version gets one version, with its files and the ways to pull it.
+func (c *Client) Version(ctx context.Context, m registry.ModelName, tag registry.Tag) (api.Version, error) {
+	var v api.Version
+	return v, c.Do(ctx, http.MethodGet, path(m, "versions", tag.String()), nil, &v)
+}
+
 // Evaluate records an evaluation, which is sent as it is.
 func (c *Client) Evaluate(ctx context.Context, m registry.ModelName, rev string, evaluation json.RawMessage) (api.Recorded, error) {
 	var r api.Recorded

@@ -1,7 +1,6 @@
 package lfs
 
 import (
-	"context"
 	"time"
 )
 
@@ -17,16 +16,8 @@ func (l *limits) Callers() int { return len(l.callers) }
 // MaxCallers is how many are remembered at most.
 const MaxCallers = maxCallers
 
-// Exclusive is an exclusive for its test.
-type Exclusive struct{ exclusive }
-
-// Hold is exclusive.hold.
-func (e *Exclusive) Hold(ctx context.Context, name string, patience time.Duration) (func(), error) {
-	return e.hold(ctx, name, patience)
-}
-
 // ParseOffset is parseOffset.
 func ParseOffset(text string) (int64, error) { return parseOffset(text) }
 
 // SetLarge says how long a large batch waits for its place, and how long it may take to come.
-func (c *Config) SetLarge(wait, time time.Duration) { c.largeWait, c.largeTime = wait, time }
+func (c *Config) SetLarge(wait, time time.Duration) { c.documents.Wait, c.documents.Time = wait, time }

@@ -76,21 +76,21 @@ type Config struct {
 	// Patience is how long a client may take for a part of an answer; by default [door.Patience].
 	Patience time.Duration
 
-	largeWait, largeTime time.Duration // see large.go; tests make them short
+	documents door.Documents // tests make its times short
 }
 
 // Handler is the door.
 type Handler struct {
 	Config
-	batches *limits
-	large   *places
-	uploads exclusive
+	batches    *limits
+	batchTexts *door.Documents
+	uploads    door.Exclusive
 }
 
 // New assembles a Handler.
 func New(c Config) *Handler {
 	c.Patience = cmp.Or(c.Patience, door.Patience)
-	return &Handler{Config: c, batches: newLimits(c.BatchRate), large: newPlaces(c.largeWait, c.largeTime)}
+	return &Handler{Config: c, batches: newLimits(c.BatchRate), batchTexts: door.NewDocuments(c.documents)}
 }
 
 // base is what all routes begin with.
@@ -264,7 +264,7 @@ func (h *Handler) batch(c echo.Context) error {
 		}
 		out.Objects = append(out.Objects, a)
 	}
-	if err := h.Lifecycle.CheckQuota(c.Request().Context(), m.Name, bytes); errors.Is(err, registry.ErrQuota) {
+	if err := h.Lifecycle.CheckQuota(c.Request().Context(), m.Name.String(), bytes); errors.Is(err, registry.ErrQuota) {
 		refuseAll(out.Objects, err)
 	} else if err != nil {
 		return err
@@ -518,7 +518,7 @@ func (h *Handler) room(ctx context.Context, x transfer, length int64) error {
 	if _, owned, err := h.owned(ctx, x.model, x.digest()); err != nil || owned {
 		return err
 	}
-	return h.Lifecycle.CheckQuota(ctx, x.model.Name, size)
+	return h.Lifecycle.CheckQuota(ctx, x.model.Name.String(), size)
 }
 
 // link records that the model was shown the object, and makes the model when there is none yet. The

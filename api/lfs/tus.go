@@ -10,7 +10,6 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -66,7 +65,7 @@ func (h *Handler) tus(c echo.Context) (x transfer, id string, release func(), er
 		return x, "", nil, statusError{http.StatusPreconditionFailed, fmt.Sprintf("the header %s has to be %s", headerTus, tusVersion)}
 	}
 	id = uploadID(x)
-	release, err = h.uploads.hold(c.Request().Context(), id, uploadPatience)
+	release, err = h.uploads.Hold(c.Request().Context(), id, uploadPatience)
 	return x, id, release, err
 }
 
@@ -222,42 +221,3 @@ func parseOffset(text string) (int64, error) {
 // uploadPatience is how long a request waits for another one that has the same upload. It is less than
 // the time without a byte after which git-lfs gives up a connection, 30 s.
 const uploadPatience = 20 * time.Second
-
-// exclusive lets one caller at a time have what a name stands for. Its zero value is ready.
-type exclusive struct {
-	mu   sync.Mutex
-	held map[string]chan struct{} // closed when it is let go of
-}
-
-// hold waits until nobody has the name, at most for patience, and gives the function that lets go of it.
-// The same client comes twice when it lost a connection that the server still takes to be there.
-func (e *exclusive) hold(ctx context.Context, name string, patience time.Duration) (release func(), err error) {
-	end := time.NewTimer(patience)
-	defer end.Stop()
-	for {
-		e.mu.Lock()
-		other, taken := e.held[name]
-		if !taken {
-			mine := make(chan struct{})
-			if e.held == nil {
-				e.held = map[string]chan struct{}{}
-			}
-			e.held[name] = mine
-			e.mu.Unlock()
-			return func() {
-				e.mu.Lock()
-				delete(e.held, name)
-				e.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		e.mu.Unlock()
-		select {
-		case <-other:
-		case <-end.C:
-			return nil, registry.Conflict("another client of yours sends this object now; try again when it has ended")
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}

@@ -4,7 +4,8 @@
 // A model NAMESPACE/NAME has two repositories: that name holds the ModelPack artifacts, and
 // NAMESPACE/NAME/image the runnable images. What is served by digest never changes; a tag may
 // move when it is an environment's. The layers of an image are composed while they are read.
-// So far clients can pull; what they push is refused.
+// Clients push to any other name too, which needs no model, and to a model's repositories what does
+// not take the place of what the server makes: signatures, attestations, tags of their own.
 //
 // A client is always asked who it is, also where strangers may read: those built on
 // containers/image send no credentials to a registry that does not ask at once. Who has none is
@@ -14,6 +15,7 @@ package oci
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +32,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/herdbook/herdbook/api/internal/auth"
 	"github.com/herdbook/herdbook/api/internal/door"
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
@@ -40,19 +41,21 @@ import (
 
 // Index tells what the repositories hold.
 type Index interface {
-	ModelByName(ctx context.Context, name registry.ModelName) (registry.Model, error)
 	Models(ctx context.Context, id access.Identity, at registry.Page) ([]registry.Model, string, error)
 	Version(ctx context.Context, modelID string, tag registry.Tag) (registry.VersionRecord, error)
 	artifacts
+	tokens
 }
 
 type artifacts interface {
 	Manifest(ctx context.Context, repository string, d digest.Digest) (registry.StoredManifest, error)
 	TagDigest(ctx context.Context, repository, tag string) (digest.Digest, error)
 	Tags(ctx context.Context, repository, last string, limit int) ([]string, bool, error)
-	Referrers(ctx context.Context, repository string, d digest.Digest) ([]registry.StoredManifest, error)
+	ReferrersPage(ctx context.Context, repository string, d digest.Digest, artifactType string, last digest.Digest, maxBytes int) ([]registry.StoredManifest, bool, error)
 	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
 	Layer(ctx context.Context, modelID string, d digest.Digest) (registry.ImageLayer, error)
+	Canonical(ctx context.Context, owner string, d digest.Digest) (digest.Digest, error)
+	Repositories(ctx context.Context) ([]registry.Repository, error)
 }
 
 // Blobs is the store of the content.
@@ -64,15 +67,32 @@ type Blobs interface {
 type Config struct {
 	Index     Index
 	Blobs     Blobs
+	Uploads   Uploads
+	Lifecycle Lifecycle
+	Sessions  Sessions
+	Tokens    Tokens // by default with another key in each process
 	PublicURL *url.URL
 	Log       *slog.Logger
+
+	documents door.Documents // tests make its times short
 }
 
 // Handler is the door.
-type Handler struct{ Config }
+type Handler struct {
+	Config
+	uploads   door.Exclusive // by id
+	ended     ended
+	contents  contents
+	documents *door.Documents
+	long      few // long manifests that are looked into
+	lists     few // of referrers, that are made
+}
 
 // New assembles a Handler.
-func New(c Config) *Handler { return &Handler{c} }
+func New(c Config) *Handler {
+	c.Tokens = newTokens(c.Tokens)
+	return &Handler{Config: c, documents: door.NewDocuments(c.documents), long: make(few, 1), lists: make(few, 4)}
+}
 
 // Register adds the routes. A repository's name has slashes in it, so that one handler takes
 // the path apart.
@@ -81,8 +101,9 @@ func (h *Handler) Register(e *echo.Echo) {
 		e.Match([]string{http.MethodGet, http.MethodHead}, path, h.door(h.base))
 	}
 	e.Match([]string{http.MethodGet, http.MethodHead}, "/v2/token", h.door(h.token))
+	e.POST("/v2/token", h.door(h.exchange))
 	e.Match([]string{http.MethodGet, http.MethodHead}, "/v2/*", h.door(h.pull))
-	e.Match([]string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}, "/v2/*", h.door(h.refuseWrite))
+	e.Match([]string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}, "/v2/*", h.door(h.write))
 }
 
 // codeError is an error with a code of the specification.
@@ -113,7 +134,10 @@ func (h *Handler) door(handler echo.HandlerFunc) echo.HandlerFunc {
 		c.Response().Header().Set("Docker-Distribution-API-Version", "registry/2.0")
 		// Who reads nothing would keep a file open.
 		defer door.Patient(c, door.Patience)()
-		err := handler(c)
+		err := h.enter(c)
+		if err == nil {
+			err = handler(c)
+		}
 		if err == nil || c.Response().Committed {
 			return err
 		}
@@ -132,7 +156,7 @@ func (h *Handler) answer(c echo.Context, err error) error {
 		fault = h.classed(c, err)
 	}
 	if fault.status == http.StatusUnauthorized {
-		c.Response().Header().Set(echo.HeaderWWWAuthenticate, h.challenge(c))
+		c.Response().Header().Set(echo.HeaderWWWAuthenticate, h.challenge(c, err))
 	}
 	return c.JSON(fault.status, errorBody{[]errorItem{{fault.code, fault.detail}}})
 }
@@ -157,50 +181,12 @@ func (h *Handler) classed(c echo.Context, err error) *codeError {
 	return &codeError{code, class.Status(), problem.Detail(err)}
 }
 
-// challenge says where to get a token. The place itself asks for the password.
-// Source: distribution project, docs/spec/auth/token.md, "How to authenticate".
-func (h *Handler) challenge(c echo.Context) string {
-	if c.Path() == "/v2/token" {
-		return `Basic realm="herdbook", charset="UTF-8"`
-	}
-	public := door.PublicURL(c, h.PublicURL)
-	return fmt.Sprintf("Bearer realm=%q,service=%q", public.JoinPath("v2", "token"), public.Host)
-}
-
 func (h *Handler) base(c echo.Context) error {
 	id := door.Identity(c)
 	if id.Role == access.Nobody || (!id.Authenticated() && c.Request().Header.Get(echo.HeaderAuthorization) == "") {
 		return registry.ErrUnauthenticated
 	}
 	return c.JSON(http.StatusOK, struct{}{})
-}
-
-// token gives a client the token back that it sent as its password: that is what it shows from
-// then on. Source: distribution project, docs/spec/auth/token.md, "Requesting a Token".
-func (h *Handler) token(c echo.Context) error {
-	if door.Identity(c).Role == access.Nobody {
-		return registry.ErrUnauthenticated
-	}
-	c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
-	token := auth.TokenOf(c.Request())
-	return c.JSON(http.StatusOK, struct {
-		Token       string `json:"token"`
-		AccessToken string `json:"access_token"` // by its name in OAuth 2
-		ExpiresIn   int    `json:"expires_in"`   // seconds, after which the client asks again
-	}{token, token, 300})
-}
-
-func (h *Handler) refuseWrite(c echo.Context) error {
-	c.Response().Header().Set(echo.HeaderAllow, "GET, HEAD")
-	return coded(http.StatusMethodNotAllowed, "UNSUPPORTED", "versions are published with git push; this registry takes no uploads yet")
-}
-
-// repository is one that a model stands behind.
-type repository struct {
-	model registry.Model
-	name  string // as the client spells it
-	key   string // in the index
-	image bool
 }
 
 // pull takes the path apart: NAME/manifests/REF, NAME/blobs/DIGEST, NAME/tags/list,
@@ -214,18 +200,26 @@ func (h *Handler) pull(c echo.Context) error {
 		return coded(http.StatusNotFound, "NAME_INVALID", "a repository's name has no escaped characters")
 	}
 	if name, ok := strings.CutSuffix(path, "/tags/list"); ok {
-		return h.in(c, name, func(r repository) error { return h.tags(c, r) })
+		return h.in(c, name, func(r registry.OCIRepository) error { return h.tags(c, r) })
 	}
 	rest, last, ok := cutLast(path)
+	if name, upload := strings.CutSuffix(rest, "/blobs/uploads"); upload && c.Request().Method == http.MethodGet {
+		return h.status(c, name, last)
+	}
 	if ok {
 		name, kind, _ := cutLast(rest)
 		switch kind {
 		case "manifests":
-			return h.in(c, name, func(r repository) error { return h.manifest(c, r, last) })
+			return h.in(c, name, func(r registry.OCIRepository) error { return h.manifest(c, r, last) })
 		case "blobs":
-			return h.in(c, name, func(r repository) error { return h.blob(c, r, last) })
+			return h.in(c, name, func(r registry.OCIRepository) error { return h.blob(c, r, last) })
 		case "referrers":
-			return h.in(c, name, func(r repository) error { return h.referrers(c, r, last) })
+			err := h.in(c, name, func(r registry.OCIRepository) error { return h.referrers(c, r, last) })
+			if errors.Is(err, registry.ErrNotFound) && door.Identity(c).Authenticated() {
+				// Nothing refers to what is not there, and that is no error.
+				err = h.referrers(c, registry.OCIRepository{Name: name}, last)
+			}
+			return err
 		}
 	}
 	return coded(http.StatusNotFound, "UNSUPPORTED", "there is no such address in the distribution protocol")
@@ -241,32 +235,20 @@ func cutLast(path string) (before, last string, ok bool) {
 }
 
 // in finds the repository and asks for the right to read it.
-func (h *Handler) in(c echo.Context, name string, do func(repository) error) error {
-	r := repository{name: name}
-	modelName := name
-	if parent, last, _ := cutLast(name); last == "image" && strings.Contains(parent, "/") {
-		modelName, r.image = parent, true
-	}
-	parsed, err := registry.ParseModelName(modelName)
+func (h *Handler) in(c echo.Context, name string, do func(registry.OCIRepository) error) error {
+	r, err := h.repository(c, name, pull)
 	if err != nil {
-		return coded(http.StatusNotFound, "NAME_UNKNOWN", "there is no repository %q", name)
-	}
-	if r.model, err = door.Authorized(c, h.Index, parsed, access.Read); err != nil {
 		return err
-	}
-	r.key = r.model.ID
-	if r.image {
-		r.key = registry.ImageRepository(r.model.ID)
 	}
 	return do(r)
 }
 
-func (h *Handler) manifest(c echo.Context, r repository, ref string) error {
+func (h *Handler) manifest(c echo.Context, r registry.OCIRepository, ref string) error {
 	ctx := c.Request().Context()
 	d := digest.Digest(ref)
 	byTag := !strings.Contains(ref, ":")
 	if byTag {
-		found, err := h.Index.TagDigest(ctx, r.key, ref)
+		found, err := h.Index.TagDigest(ctx, r.Key, ref)
 		if errors.Is(err, registry.ErrNotFound) {
 			return h.noTag(ctx, r, ref)
 		}
@@ -277,41 +259,54 @@ func (h *Handler) manifest(c echo.Context, r repository, ref string) error {
 	} else if err := checkDigest(d); err != nil {
 		return err
 	}
-	m, err := h.Index.Manifest(ctx, r.key, d)
+	m, err := h.stored(ctx, r.Key, d)
+	if r.Image && errors.Is(err, registry.ErrNotFound) {
+		// The subject of an image is the version's artifact. Who copies the image follows it without leaving the repository.
+		m, err = h.stored(ctx, r.OwnerID, d)
+	}
 	if errors.Is(err, registry.ErrNotFound) {
-		return coded(http.StatusNotFound, "MANIFEST_UNKNOWN", "%s has no manifest %s", r.name, d)
+		return coded(http.StatusNotFound, "MANIFEST_UNKNOWN", "%s has no manifest %s", r.Name, d)
 	}
 	if err != nil {
 		return err
 	}
-	content, err := h.Blobs.Open(ctx, m.Digest)
+	content, err := h.openManifest(ctx, m)
 	if err != nil {
 		return err
 	}
 	defer content.Close()
-	caching(c, r.model, m.Digest, byTag)
+	caching(c, r.Model, d, byTag)
 	c.Response().Header().Set(echo.HeaderContentType, m.MediaType)
 	http.ServeContent(door.Writer{Response: c.Response()}, c.Request(), "", time.Time{}, content)
 	return nil
 }
 
+// stored is the manifest that a repository knows by a digest.
+func (h *Handler) stored(ctx context.Context, key string, d digest.Digest) (m registry.StoredManifest, err error) {
+	of, err := h.Index.Canonical(ctx, key, d)
+	if err == nil {
+		m, err = h.Index.Manifest(ctx, key, of)
+	}
+	return m, err
+}
+
 // noTag says why there is no such tag: the version's image may just not be made yet.
-func (h *Handler) noTag(ctx context.Context, r repository, ref string) error {
-	if tag, err := registry.ParseTag(ref); err == nil && r.image {
-		v, err := h.Index.Version(ctx, r.model.ID, tag)
+func (h *Handler) noTag(ctx context.Context, r registry.OCIRepository, ref string) error {
+	if tag, err := registry.ParseTag(ref); err == nil && r.Image {
+		v, err := h.Index.Version(ctx, r.OwnerID, tag)
 		switch {
 		case err == nil && v.Image.State == registry.ImageBuilding:
-			return coded(http.StatusNotFound, "MANIFEST_UNKNOWN", "the image of %s %s is being made; try again in a moment", r.model.Name, tag)
+			return coded(http.StatusNotFound, "MANIFEST_UNKNOWN", "the image of %s %s is being made; try again in a moment", r.Model.Name, tag)
 		case err == nil && v.Image.State == registry.ImageFailed:
-			return coded(http.StatusNotFound, "MANIFEST_UNKNOWN", "%s %s has no image: %s", r.model.Name, tag, v.Image.Error)
+			return coded(http.StatusNotFound, "MANIFEST_UNKNOWN", "%s %s has no image: %s", r.Model.Name, tag, v.Image.Error)
 		}
 	}
-	return coded(http.StatusNotFound, "MANIFEST_UNKNOWN", "%s has no tag %q", r.name, ref)
+	return coded(http.StatusNotFound, "MANIFEST_UNKNOWN", "%s has no tag %q", r.Name, ref)
 }
 
 func checkDigest(d digest.Digest) error {
-	if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
-		return coded(http.StatusBadRequest, "DIGEST_INVALID", "a digest is sha256: and 64 lower-case hex digits")
+	if err := registry.CheckDigest(d); err != nil {
+		return coded(http.StatusBadRequest, "DIGEST_INVALID", "%s", problem.Detail(err))
 	}
 	return nil
 }
@@ -334,7 +329,7 @@ func caching(c echo.Context, m registry.Model, d digest.Digest, byTag bool) {
 	header.Set(echo.HeaderCacheControl, scope+", max-age=31536000, immutable")
 }
 
-func (h *Handler) blob(c echo.Context, r repository, ref string) error {
+func (h *Handler) blob(c echo.Context, r registry.OCIRepository, ref string) error {
 	d := digest.Digest(ref)
 	if err := checkDigest(d); err != nil {
 		return err
@@ -342,32 +337,40 @@ func (h *Handler) blob(c echo.Context, r repository, ref string) error {
 	ctx := c.Request().Context()
 	content, err := h.content(ctx, r, d)
 	if errors.Is(err, registry.ErrNotFound) {
-		return coded(http.StatusNotFound, "BLOB_UNKNOWN", "%s has no blob %s", r.name, d)
+		return coded(http.StatusNotFound, "BLOB_UNKNOWN", "%s has no blob %s", r.Name, d)
 	}
 	if err != nil {
 		return err
 	}
 	defer content.Close()
-	caching(c, r.model, d, false)
+	caching(c, r.Model, d, false)
 	c.Response().Header().Set(echo.HeaderContentType, "application/octet-stream")
 	http.ServeContent(door.Writer{Response: c.Response()}, c.Request(), "", time.Time{}, content)
 	return nil
 }
 
-// content opens a blob that the model owns, or composes a layer of one of its images.
-func (h *Handler) content(ctx context.Context, r repository, d digest.Digest) (io.ReadSeekCloser, error) {
-	_, err := h.Index.BlobSize(ctx, r.model.ID, d.String())
+// content opens a blob that the repository owns, or composes a layer of an image of its model.
+func (h *Handler) content(ctx context.Context, r registry.OCIRepository, d digest.Digest) (io.ReadSeekCloser, error) {
+	of, _, err := h.blobOf(ctx, r, d)
 	if err == nil {
-		return h.Blobs.Open(ctx, d)
+		return h.Blobs.Open(ctx, of)
 	}
 	if !errors.Is(err, registry.ErrNotFound) {
 		return nil, err
 	}
-	layer, err := h.Index.Layer(ctx, r.model.ID, d)
+	layer, err := h.Index.Layer(ctx, r.OwnerID, d)
 	if err != nil {
 		return nil, err
 	}
 	return modelpack.OpenLayer(layer, func(d digest.Digest) (io.ReadSeekCloser, error) { return h.Blobs.Open(ctx, d) })
+}
+
+// blobOf is what a repository owns by a digest: the SHA-256 and the size.
+func (h *Handler) blobOf(ctx context.Context, r registry.OCIRepository, d digest.Digest) (of digest.Digest, size int64, err error) {
+	if of, err = h.Index.Canonical(ctx, r.OwnerID, d); err == nil {
+		size, err = h.Index.BlobSize(ctx, r.OwnerID, of.String())
+	}
+	return of, size, err
 }
 
 // maxListed is the longest list of tags or repositories in one answer.
@@ -389,12 +392,12 @@ func linkNext(c echo.Context, n int, last string) {
 	c.Response().Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, c.Request().URL.Path, q.Encode()))
 }
 
-func (h *Handler) tags(c echo.Context, r repository) error {
+func (h *Handler) tags(c echo.Context, r registry.OCIRepository) error {
 	n, last, err := listParams(c)
 	if err != nil {
 		return err
 	}
-	tags, more, err := h.Index.Tags(c.Request().Context(), r.key, last, n)
+	tags, more, err := h.Index.Tags(c.Request().Context(), r.Key, last, n)
 	if err != nil {
 		return err
 	}
@@ -404,41 +407,82 @@ func (h *Handler) tags(c echo.Context, r repository) error {
 	return c.JSON(http.StatusOK, struct {
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
-	}{r.name, tags})
+	}{r.Name, tags})
 }
 
-func (h *Handler) referrers(c echo.Context, r repository, ref string) error {
+// maxReferrersBytes is about how long a page of referrers is.
+const maxReferrersBytes = 1 << 20
+
+func (h *Handler) referrers(c echo.Context, r registry.OCIRepository, ref string) error {
 	d := digest.Digest(ref)
 	if err := checkDigest(d); err != nil {
 		return err
 	}
-	found, err := h.Index.Referrers(c.Request().Context(), r.key, d)
+	wanted := c.QueryParam("artifactType")
+	text, next, err := h.referrersPage(c.Request().Context(), r, d, wanted, digest.Digest(c.QueryParam("last")))
 	if err != nil {
 		return err
 	}
-	wanted := c.QueryParam("artifactType")
-	index := v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{}}
-	index.SchemaVersion = 2
-	for _, m := range found {
-		if wanted != "" && m.ArtifactType != wanted {
-			continue
+	if next != "" {
+		q := url.Values{"last": {next.String()}}
+		if wanted != "" {
+			q.Set("artifactType", wanted)
 		}
-		index.Manifests = append(index.Manifests, v1.Descriptor{
-			MediaType: m.MediaType, Digest: m.Digest, Size: m.SizeBytes, ArtifactType: m.ArtifactType, Annotations: m.Annotations,
-		})
+		c.Response().Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, c.Request().URL.Path, q.Encode()))
 	}
 	if wanted != "" {
 		c.Response().Header().Set("OCI-Filters-Applied", "artifactType")
 	}
-	c.Response().Header().Set(echo.HeaderContentType, v1.MediaTypeImageIndex)
-	c.Response().WriteHeader(http.StatusOK)
-	return c.Echo().JSONSerializer.Serialize(c, index, "")
+	return c.Blob(http.StatusOK, v1.MediaTypeImageIndex, text)
+}
+
+// referrersPage is a page of a list of referrers, and behind which of them the next one begins, if there is one.
+func (h *Handler) referrersPage(ctx context.Context, r registry.OCIRepository, d digest.Digest, artifactType string, last digest.Digest) (text []byte, next digest.Digest, err error) {
+	leave, err := h.lists.enter(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	defer leave()
+	var found []registry.StoredManifest
+	if r.Key != "" {
+		var more bool
+		if found, more, err = h.Index.ReferrersPage(ctx, r.Key, d, artifactType, last, maxReferrersBytes); err != nil {
+			return nil, "", err
+		}
+		if more {
+			next = found[len(found)-1].Digest
+		}
+	}
+	index := v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{}}
+	index.SchemaVersion = 2
+	for _, m := range found {
+		index.Manifests = append(index.Manifests, v1.Descriptor{
+			MediaType: m.MediaType, Digest: m.Digest, Size: m.SizeBytes, ArtifactType: m.ArtifactType, Annotations: m.Annotations,
+		})
+	}
+	text, err = json.Marshal(index)
+	return append(text, '\n'), next, err
+}
+
+// few lets a few at a time do what takes many times the memory of what it reads.
+type few chan struct{}
+
+func (f few) enter(ctx context.Context) (leave func(), err error) {
+	select {
+	case f <- struct{}{}:
+		return func() { <-f }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // catalog lists the repositories that the caller may read.
 func (h *Handler) catalog(c echo.Context) error {
 	if door.Identity(c).Role == access.Nobody {
 		return registry.ErrUnauthenticated
+	}
+	if _, err := h.reach(c, "", every); err != nil {
+		return err
 	}
 	n, last, err := listParams(c)
 	if err != nil {
@@ -478,8 +522,18 @@ func (h *Handler) repositories(c echo.Context) ([]string, error) {
 			names = append(names, m.Name.String(), m.Name.String()+"/image")
 		}
 		if next == "" {
-			return names, nil
+			break
 		}
 		at.Cursor = next
 	}
+	repositories, err := h.Index.Repositories(c.Request().Context())
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range repositories {
+		if access.CanRead(door.Identity(c), &registry.Model{ID: r.ID, Visibility: r.Visibility}) {
+			names = append(names, r.Name)
+		}
+	}
+	return names, nil
 }

@@ -23,7 +23,13 @@ var goals = []goal{
 	{"LFS pull: CPU beside the floor", []string{"lfs-pull"}, 1.3, cpuRatio, timesText},
 	{"LFS push of many objects: wall time beside the floor", []string{"lfs-push-many"}, 1.35, wallRatio, timesText},
 	{"pushed again: bytes of objects sent", []string{"lfs-push-again", "lfs-push-many-again"}, 0, bodyBytes, bytesOf},
+	{"OCI push: CPU beside the floor", []string{"oci-push"}, 1.1, cpuRatio, timesText},
+	{"OCI push: CPU beside distribution", []string{"oci-push"}, 0.7, cpuRatioTo("distribution"), timesText},
 	{"OCI pull: CPU beside the floor", []string{"oci-pull"}, 1.3, cpuRatio, timesText},
+	{"OCI pull: CPU beside distribution", []string{"oci-pull"}, 0.3, cpuRatioTo("distribution"), timesText},
+	{"OCI push of many layers: wall time beside distribution", []string{"oci-push-many"}, 0.2, wallRatioTo("distribution"), timesText},
+	{"OCI manifest: CPU beside the floor", []string{"oci-manifest"}, 1.5, cpuRatio, timesText},
+	{"OCI manifest: CPU beside distribution", []string{"oci-manifest"}, 1.0 / 7, cpuRatioTo("distribution"), timesText},
 	{"git clone: CPU beside git http-backend", []string{"git-clone"}, 0.6, cpuRatio, timesText},
 	{"8 clones at once: CPU beside git http-backend", []string{"git-clone-8"}, 0.5, cpuRatio, timesText},
 	{"git push: CPU beside git http-backend", []string{"git-push"}, 1.4, cpuRatio, timesText},
@@ -36,37 +42,43 @@ var goals = []goal{
 	},
 }
 
-func judgedAndBase(f figures, step string) (ours, base *series, ok bool) {
-	ours = f.of(step, judged)
-	if ours == nil {
-		return nil, nil, false
+// beside gives the figures of a step of the judged server and of another; none when one was not measured.
+func beside(f figures, step, other string) (ours, theirs *series) {
+	if ours, theirs = f.of(step, judged), f.of(step, other); ours == nil || theirs == nil {
+		return &series{}, &series{}
 	}
-	base = f.of(step, ours.Base)
-	return ours, base, base != nil
+	return ours, theirs
 }
 
-func cpuRatio(f figures, step string) []float64 {
-	ours, base, ok := judgedAndBase(f, step)
-	if !ok {
-		return nil
+// baseOf is the server whose figure of a step is the measure.
+func baseOf(f figures, step string) string {
+	if ours := f.of(step, judged); ours != nil {
+		return ours.Base
 	}
-	return ratios(ours.cpu(), base.cpu())
+	return ""
 }
 
-func wallRatio(f figures, step string) []float64 {
-	ours, base, ok := judgedAndBase(f, step)
-	if !ok {
-		return nil
+func cpuRatio(f figures, step string) []float64 { return cpuRatioTo(baseOf(f, step))(f, step) }
+
+func wallRatio(f figures, step string) []float64 { return wallRatioTo(baseOf(f, step))(f, step) }
+
+func cpuRatioTo(other string) func(figures, string) []float64 {
+	return func(f figures, step string) []float64 {
+		ours, theirs := beside(f, step, other)
+		return ratios(ours.cpu(), theirs.cpu())
 	}
-	return ratios(ours.wall(), base.wall())
+}
+
+func wallRatioTo(other string) func(figures, string) []float64 {
+	return func(f figures, step string) []float64 {
+		ours, theirs := beside(f, step, other)
+		return ratios(ours.wall(), theirs.wall())
+	}
 }
 
 func cpuAbove(f figures, step string) []float64 {
-	ours, base, ok := judgedAndBase(f, step)
-	if !ok {
-		return nil
-	}
-	return differences(ours.cpu(), base.cpu())
+	ours, theirs := beside(f, step, baseOf(f, step))
+	return differences(ours.cpu(), theirs.cpu())
 }
 
 func bodyBytes(f figures, step string) []float64 {

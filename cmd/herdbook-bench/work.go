@@ -23,6 +23,7 @@ type size struct {
 	largeBytes int64 // of the one large object
 	many       int   // objects of manyBytes
 	manyBytes  int64
+	layers     int // of manyBytes
 	commits    int
 	requests   int // of each small kind
 	lsRemotes  int
@@ -30,9 +31,9 @@ type size struct {
 }
 
 var sizes = map[string]size{
-	"tiny":  {"tiny", 4 << 20, 20, 64 << 10, 40, 10, 2, 2},
-	"small": {"small", 64 << 20, 200, 64 << 10, 200, 100, 5, 8},
-	"full":  {"full", 1 << 30, 2000, 64 << 10, 2000, 500, 20, 8},
+	"tiny":  {"tiny", 4 << 20, 20, 64 << 10, 20, 40, 10, 2, 2},
+	"small": {"small", 64 << 20, 200, 64 << 10, 100, 200, 100, 5, 8},
+	"full":  {"full", 1 << 30, 2000, 64 << 10, 500, 2000, 500, 20, 8},
 }
 
 // pulls is how often the large object is pulled in one step: a single pull is too short to be measured well.
@@ -44,6 +45,7 @@ type fixture struct {
 	dir     string
 	large   asset
 	many    []asset
+	layers  []asset
 	history history
 }
 
@@ -55,6 +57,8 @@ func makeFixture(ctx context.Context, dir string, s size, scenarios []scenario) 
 		switch sc.name {
 		case "lfs-many":
 			f.many = assets(1000, s.many, s.manyBytes)
+		case "oci-many":
+			f.layers = assets(5000, s.layers, s.manyBytes)
 		case "git":
 			f.history, err = makeHistory(ctx, filepath.Join(dir, "history.git"), s.commits)
 		default:
@@ -161,6 +165,26 @@ var scenarios = []scenario{
 			},
 		},
 	}},
+	{name: "oci-many", steps: []step{
+		{
+			name: "oci-push-many", needs: pushesOCI, base: floorName, setup: true, prepare: preparePush,
+			what: func(s size) string {
+				return fmt.Sprintf("OCI push of %d layers of %s over %d connections, and their manifest", s.layers, bytesText(s.manyBytes), lfsConnections)
+			},
+			run: pushLayers,
+		},
+		{
+			name: "oci-pull-many", needs: pushesOCI, base: floorName,
+			what: func(s size) string { return fmt.Sprintf("OCI pull of the %d layers", s.layers) },
+			run: func(ctx context.Context, j *job) (result, error) {
+				return j.counted(func() error {
+					return atOnce(ctx, j.fixture.layers, func(ctx context.Context, a asset) error {
+						return j.fetch(ctx, j.server.url()+"/v2/"+artifact+"/blobs/sha256:"+a.oid, j.registryHeader(), a.content)
+					})
+				})
+			},
+		},
+	}, manyFiles: true},
 	{name: "oci", steps: []step{
 		{
 			name: "oci-push", needs: pushesOCI, base: floorName, prepare: preparePush,
@@ -169,8 +193,8 @@ var scenarios = []scenario{
 		},
 		{
 			name: "oci-manifest", needs: speaksOCI, base: floorName, prepare: publish,
-			what:       func(size) string { return "GET of a manifest by tag" },
-			operations: func(s size) int { return s.requests },
+			what:       func(size) string { return fmt.Sprintf("GET of a manifest by tag, over %d connections", lfsConnections) },
+			operations: func(s size) int { return s.requests * lfsConnections },
 			run:        pullManifests,
 		},
 		{
@@ -307,13 +331,65 @@ func pushArtifact(ctx context.Context, j *job) (result, error) {
 	if err := j.pushBlob(ctx, artifact, j.large.oid, j.large.reader(), j.large.size); err != nil {
 		return result{}, err
 	}
-	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"digest":"sha256:%s","size":%d},`+
-		`"layers":[{"mediaType":%q,"digest":"sha256:%s","size":%d}]}`,
-		manifestMediaType, configMediaType, emptyConfigSum, len(emptyConfig), layerMediaType, j.large.oid, j.large.size)
+	err := j.pushManifest(ctx, j.large)
+	return result{j.sent.Load() - before, j.large.size}, err
+}
+
+// pushLayers pushes many layers and a manifest that names them, as clients do: each layer is asked for first.
+func pushLayers(ctx context.Context, j *job) (result, error) {
+	before := j.sent.Load()
+	err := atOnce(ctx, j.fixture.layers, func(ctx context.Context, a asset) error {
+		answer, err := j.do(ctx, http.MethodHead, j.server.url()+"/v2/"+artifact+"/blobs/sha256:"+a.oid, nil, 0, j.registryHeader(), http.StatusNotFound)
+		if err != nil {
+			return err
+		}
+		answer.Body.Close()
+		return j.pushBlob(ctx, artifact, a.oid, a.reader(), a.size)
+	})
+	if err == nil {
+		err = j.pushManifest(ctx, j.fixture.layers...)
+	}
+	return result{j.sent.Load() - before, int64(len(j.fixture.layers)) * j.manyBytes}, err
+}
+
+// atOnce does something with all assets over several connections.
+func atOnce(ctx context.Context, all []asset, do func(context.Context, asset) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	next := make(chan asset)
+	var workers sync.WaitGroup
+	for range lfsConnections {
+		workers.Go(func() {
+			for a := range next {
+				if err := do(ctx, a); err != nil {
+					cancel(fmt.Errorf("layer %.12s: %w", a.oid, err))
+				}
+			}
+		})
+	}
+	for _, a := range all {
+		if ctx.Err() != nil {
+			break
+		}
+		next <- a
+	}
+	close(next)
+	workers.Wait()
+	return context.Cause(ctx)
+}
+
+// pushManifest pushes a manifest that names layers.
+func (j *job) pushManifest(ctx context.Context, layers ...asset) error {
+	var list []string
+	for _, l := range layers {
+		list = append(list, fmt.Sprintf(`{"mediaType":%q,"digest":"sha256:%s","size":%d}`, layerMediaType, l.oid, l.size))
+	}
+	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"digest":"sha256:%s","size":%d},"layers":[%s]}`,
+		manifestMediaType, configMediaType, emptyConfigSum, len(emptyConfig), strings.Join(list, ","))
 	_, _, err := j.read(ctx, http.MethodPut, j.server.url()+"/v2/"+artifact+"/manifests/latest", []byte(manifest),
 		with(j.registryHeader(), "Content-Type", manifestMediaType), http.StatusCreated)
 	j.repository, j.reference = artifact, "latest"
-	return result{j.sent.Load() - before, j.large.size}, err
+	return err
 }
 
 func pullLayer(ctx context.Context, j *job) (result, error) {
@@ -379,7 +455,12 @@ func (j *job) awaitManifest(ctx context.Context) error {
 func (j *job) pullManifest(ctx context.Context) (result, error) { return j.getManifest(ctx, 1) }
 
 func pullManifests(ctx context.Context, j *job) (result, error) {
-	return j.getManifest(ctx, j.requests)
+	return j.counted(func() error {
+		return atOnce(ctx, make([]asset, lfsConnections), func(ctx context.Context, _ asset) error {
+			_, err := j.getManifest(ctx, j.requests)
+			return err
+		})
+	})
 }
 
 func (j *job) getManifest(ctx context.Context, times int) (result, error) {

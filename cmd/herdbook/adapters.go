@@ -15,6 +15,7 @@ import (
 
 	"github.com/herdbook/herdbook/api/githttp"
 	"github.com/herdbook/herdbook/api/lfs"
+	"github.com/herdbook/herdbook/api/oci"
 	"github.com/herdbook/herdbook/api/ssh"
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/lifecycle"
@@ -204,6 +205,15 @@ func (b blobs) UsedAt(ctx context.Context, d digest.Digest) (time.Time, error) {
 	return at, err
 }
 
+// Touch implements lifecycle.Blobs.
+func (b blobs) Touch(ctx context.Context, d digest.Digest) error {
+	err := b.dir.Touch(ctx, d)
+	if errors.Is(err, blob.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", err, registry.ErrNotFound)
+	}
+	return err
+}
+
 // Open opens a blob as a file, so that the kernel can send it.
 func (b blobs) Open(ctx context.Context, d digest.Digest) (*os.File, error) {
 	if b.verify {
@@ -257,20 +267,26 @@ func (u uploads) Put(ctx context.Context, r io.Reader, d digest.Digest, sizeByte
 
 // Resume implements lfs.Blobs.
 func (u uploads) Resume(ctx context.Context, id string, begin bool) (lfs.Upload, error) {
-	open := u.dir.OpenUpload
+	one, err := resume(ctx, u.dir, id, begin)
+	if err != nil {
+		return nil, err
+	}
+	return upload{one}, nil
+}
+
+func resume(ctx context.Context, dir *blob.Dir, id string, begin bool) (*blob.Upload, error) {
+	open := dir.OpenUpload
 	if begin {
-		open = u.dir.ResumeUpload
+		open = dir.ResumeUpload
 	}
 	one, err := open(ctx, id)
 	switch {
 	case errors.Is(err, blob.ErrNotFound):
-		return nil, fmt.Errorf("%w: %w", err, registry.ErrNotFound)
+		err = fmt.Errorf("%w: %w", err, registry.ErrNotFound)
 	case errors.Is(err, blob.ErrInUse):
-		return nil, registry.Conflict("the upload is in use; try again")
-	case err != nil:
-		return nil, err
+		err = registry.Conflict("the upload is in use; try again")
 	}
-	return upload{one}, nil
+	return one, err
 }
 
 // upload implements lfs.Upload.
@@ -279,6 +295,60 @@ type upload struct{ *blob.Upload }
 func (u upload) Commit(d digest.Digest, sizeBytes int64) error {
 	_, err := u.Upload.Commit(d, sizeBytes)
 	return notTheObject(err)
+}
+
+// ociUploads takes the blobs that OCI clients send.
+type ociUploads struct{ blobs }
+
+// Resume implements oci.Uploads.
+func (u ociUploads) Resume(ctx context.Context, id string, begin bool) (oci.Upload, error) {
+	one, err := resume(ctx, u.dir, id, begin)
+	if err != nil {
+		return nil, err
+	}
+	return ociUpload{one, u.blobs}, nil
+}
+
+// Put implements oci.Uploads.
+func (u ociUploads) Put(ctx context.Context, r io.Reader, want digest.Digest) (registry.LinkedBlob, error) {
+	if want.Algorithm() == digest.SHA256 {
+		d, err := u.store(ctx, r, want, -1)
+		return registry.LinkedBlob{Digest: d.Digest, SizeBytes: d.Size}, notTheObject(err)
+	}
+	verifier := want.Verifier()
+	d, err := u.store(ctx, io.TeeReader(r, verifier), "", -1)
+	if err == nil && !verifier.Verified() {
+		err = registry.Invalid("", "what was sent is not %s", want)
+	}
+	return registry.LinkedBlob{Digest: d.Digest, SizeBytes: d.Size, Alias: want}, err
+}
+
+// ociUpload implements oci.Upload.
+type ociUpload struct {
+	*blob.Upload
+	blobs blobs
+}
+
+func (u ociUpload) Commit(want digest.Digest) (registry.LinkedBlob, error) {
+	if want.Algorithm() == digest.SHA256 {
+		d, err := u.Upload.Commit(want, -1)
+		return registry.LinkedBlob{Digest: d.Digest, SizeBytes: d.Size}, notTheObject(err)
+	}
+	// Only the SHA-256 is computed on the way; this one takes a second look.
+	d, err := u.Upload.Commit("", -1)
+	if err != nil {
+		return registry.LinkedBlob{}, err
+	}
+	content, err := u.blobs.Open(context.Background(), d.Digest)
+	if err != nil {
+		return registry.LinkedBlob{}, err
+	}
+	defer content.Close()
+	got, err := want.Algorithm().FromReader(content)
+	if err == nil && got != want {
+		err = registry.Invalid("", "what was sent is %s", got)
+	}
+	return registry.LinkedBlob{Digest: d.Digest, SizeBytes: d.Size, Alias: want}, err
 }
 
 // notTheObject makes the client's fault of content that is not what it was said to be.

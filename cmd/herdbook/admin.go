@@ -76,11 +76,14 @@ type gcOptions struct {
 // gcResult is what garbage collection removed, or would.
 type gcResult struct {
 	Released int64 `json:"released"` // LFS objects that models do not own any more
-	Busy     int   `json:"busy"`     // models that were in use
+	Busy     int   `json:"busy"`     // models and repositories that were in use
+
+	Unlinked     int64 `json:"unlinked"`     // blobs that repositories without a model do not own any more
+	Repositories int   `json:"repositories"` // that were empty, without a model
 	storage.Collected
 }
 
-// collect lets models go of what they do not need, and removes what no model owns. In a dry run what would be let go of is
+// collect lets models and repositories go of what they do not need, and removes what nobody owns. In a dry run what would be let go of is
 // still owned, so that only what is unowned already is counted as removed.
 func (s *server) collect(ctx context.Context, o gcOptions, report storage.Report) (gcResult, error) {
 	var r gcResult
@@ -89,21 +92,31 @@ func (s *server) collect(ctx context.Context, o gcOptions, report storage.Report
 		report.Found(storage.Finding{Severity: storage.Note, What: what, Name: name, Problem: fmt.Sprintf(problem, args...)})
 	}
 	err := s.lifecycle.Release(ctx, before, !o.Remove, func(l lifecycle.Released) {
+		what, unnamed, count := "model", "LFS objects with %s are named by no commit that a branch or tag leads to", &r.Released
+		if l.Repository {
+			what, unnamed, count = "repository", "blobs with %s are named by no manifest in it", &r.Unlinked
+		}
 		if l.Busy {
 			r.Busy++
-			note("model", l.Model.Name.String(), "is in use; its LFS objects are looked at the next time")
+			note(what, l.Name, "is in use; what it owns is looked at the next time")
 			return
 		}
 		if l.Error != "" {
-			report.Found(storage.Finding{Severity: storage.Damage, What: "model", Name: l.Model.Name.String(), Problem: "what it needs cannot be found out: " + l.Error, Advice: "run: herdbook fsck"})
+			report.Found(storage.Finding{Severity: storage.Damage, What: what, Name: l.Name, Problem: "what it needs cannot be found out: " + l.Error, Advice: "run: herdbook fsck"})
 			return
 		}
 		var bytes int64
 		for _, b := range l.Blobs {
 			bytes += b.SizeBytes
 		}
-		r.Released += int64(len(l.Blobs))
-		note("model", l.Model.Name.String(), "%d LFS objects with %s are named by no commit that a branch or tag leads to", len(l.Blobs), registry.ByteSize(bytes))
+		*count += int64(len(l.Blobs))
+		if len(l.Blobs) > 0 {
+			note(what, l.Name, "%d "+unnamed, len(l.Blobs), registry.ByteSize(bytes))
+		}
+		if l.Gone {
+			r.Repositories++
+			note(what, l.Name, "nothing is in it")
+		}
 	})
 	if err != nil {
 		return r, err

@@ -18,6 +18,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/herdbook/herdbook/registry"
 )
 
 // runCLI runs a command as main does.
@@ -298,13 +300,30 @@ func TestOpenHooks(t *testing.T) {
 	t.Setenv("HOOK_SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
 	public := &url.URL{Scheme: "https", Host: "models.example.org"}
 	hook := hookSettings{Name: "notify", Type: "webhook", URL: "https://example.org", SecretEnv: "HOOK_SECRET", Models: []string{"acme/*"}, Events: []string{"gate.opened"}}
-	opened, err := openHooks(settings{public: public, Hooks: []hookSettings{hook}})
+	opened, err := openHooks(settings{public: public, Hooks: []hookSettings{hook}}, nil)
 	if err != nil || len(opened) != 1 || opened[0].Name != "notify" || len(opened[0].Events) != 1 || opened[0].Models[0] != "acme/*" {
 		t.Errorf("openHooks = %+v, %v", opened, err)
 	}
 	hook.URL = "example.org"
-	if _, err := openHooks(settings{public: public, Hooks: []hookSettings{hook}}); err == nil || !strings.Contains(err.Error(), "hook notify") {
+	if _, err := openHooks(settings{public: public, Hooks: []hookSettings{hook}}, nil); err == nil || !strings.Contains(err.Error(), "hook notify") {
 		t.Errorf("openHooks with a bad address = %v, want an error that names the hook", err)
+	}
+
+	s, _ := startInProcess(t, t.TempDir())
+	defer func() {
+		if err := s.data.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	hook = hookSettings{Name: "mirror", Type: "ocipush", Repository: "registry.example.org/{namespace}/{name}", Versions: []string{"v1.*"}, User: "robot", SecretEnv: "HOOK_SECRET", Models: []string{"acme/*"}}
+	opened, err = openHooks(settings{public: public, Hooks: []hookSettings{hook}}, s.data)
+	e := registry.Event{Type: registry.EventVersionPublished, Model: registry.MustModelName("acme/fraud"), Version: registry.MustTag("v1.0.0")}
+	if err != nil || len(opened) != 1 || opened[0].Name != "mirror" || opened[0].Timeout != pushTime || opened[0].Models[0] != "acme/*" || !opened[0].Wants(e) {
+		t.Errorf("openHooks = %+v, %v; want one for versions that has hours", opened, err)
+	}
+	hook.SecretEnv = "HOOK_SECRET_NOT_SET"
+	if _, err := openHooks(settings{public: public, Hooks: []hookSettings{hook}}, s.data); err == nil || !strings.Contains(err.Error(), "hook mirror: the variable HOOK_SECRET_NOT_SET") {
+		t.Errorf("openHooks without its secret = %v, want an error that names hook and variable", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -102,6 +103,64 @@ func (c versionsCommand) Run(ctx context.Context, t terminal) error {
 				headline(v.Metrics), v.Artifact.Digest)
 		}
 	})
+}
+
+type showCommand struct {
+	Model string `arg:"" help:"NAMESPACE/NAME."`
+	Tag   string `arg:"" name:"version" help:"The version, such as v1.2.0."`
+	remote
+}
+
+// Help describes the command.
+func (showCommand) Help() string {
+	return "It changes nothing. The commands that it prints hold no token: where not everybody may read, log in first with oras login or " +
+		"docker login, and give curl -H \"Authorization: Bearer $HERDBOOK_TOKEN\".\n\nExample:\n\n  herdbook show acme/fraud v1.2.0"
+}
+
+// Run shows a version.
+func (c showCommand) Run(ctx context.Context, t terminal) error {
+	m, err := registry.ParseModelName(c.Model)
+	if err != nil {
+		return err
+	}
+	tag, err := registry.ParseTag(c.Tag)
+	if err != nil {
+		return err
+	}
+	server, err := c.connect()
+	if err != nil {
+		return err
+	}
+	v, err := server.Version(ctx, m, tag)
+	if err != nil {
+		return err
+	}
+	return c.show(t, v, func(w io.Writer) {
+		fmt.Fprintf(w, "Version:\t%s %s, %s\n", v.Model, v.Tag, v.State)
+		fmt.Fprintf(w, "Published:\t%s by %s\n", v.PublishedAt.Format("2006-01-02 15:04"), v.PublishedBy)
+		fmt.Fprintf(w, "Commit:\t%s\n", v.Commit)
+		fmt.Fprintf(w, "Artifact:\t%s\n", v.Artifact.Digest)
+		fmt.Fprintf(w, "Image:\t%s %s%s\n", v.Image.State, v.Image.Digest, v.Image.Error)
+		if len(v.Metrics) > 0 {
+			fmt.Fprintf(w, "Metrics:\t%s\n", headline(v.Metrics))
+		}
+		fmt.Fprintf(w, "Page:\t%s\n", v.URL)
+		for _, p := range v.Pull {
+			fmt.Fprintf(w, "\n%s, by %s:\n", pullTitle(p), p.By)
+			for line := range strings.Lines(p.Text) {
+				fmt.Fprintf(w, "  %s\n", strings.TrimSuffix(line, "\n"))
+			}
+		}
+	})
+}
+
+// pullTitle says what a way to pull gives, and with which client.
+func pullTitle(p registry.Pull) string {
+	titles := map[string]string{
+		"oras": "Artifact with oras", "docker": "Image with docker", "git": "Repository with git", "curl tag": "Manifest with curl",
+		"curl digest": "Largest file with curl", "kserve": "KServe", "kubernetes": "Kubernetes image volume",
+	}
+	return cmp.Or(titles[p.Client], titles[p.Client+" "+p.By], p.Client)
 }
 
 // headline are the metrics that most people look at first.

@@ -208,7 +208,8 @@ func (v *versions) pick(random *rand.Rand) string {
 	return v.tags[random.IntN(len(v.tags))]
 }
 
-// newLoad makes clients for some models: one each that pushes, and one that calls the API.
+// newLoad makes clients for some models: one each that pushes, and one that calls the API; and one that pushes artifacts that no model
+// stands behind.
 func newLoad(m *machine, random *rand.Rand, models int) *load {
 	l := &load{m: m}
 	for i := range models {
@@ -219,12 +220,13 @@ func newLoad(m *machine, random *rand.Rand, models int) *load {
 		api := &worker{load: l, model: model, random: rand.New(rand.NewPCG(random.Uint64(), 2)), step: (*worker).apiStep, versions: v}
 		l.clients = append(l.clients, git, api)
 	}
+	l.clients = append(l.clients, &worker{load: l, model: "team/tools", random: rand.New(rand.NewPCG(random.Uint64(), 3)), step: (*worker).ociStep})
 	return l
 }
 
 func (l *load) models() (names []string) {
 	for _, c := range l.clients {
-		if c.dir != "" {
+		if c.dir != "" { // its git client
 			names = append(names, c.model)
 		}
 	}

@@ -618,6 +618,7 @@ const (
 	factLocked    = "locked"    // path
 	factUnlocked  = "unlocked"  // path
 	factToken     = "token"     // id
+	factTagged    = "tagged"    // tag of an OCI repository -> digest, empty when it was deleted
 	factDeleted   = "deleted"   // nothing: the model itself
 )
 
@@ -670,6 +671,10 @@ func (m *machine) check(facts []fact) {
 	for model, facts := range byModel {
 		if model == "" {
 			m.checkTokens(facts)
+			continue
+		}
+		if facts[0].Kind == factTagged {
+			m.checkRepository(model, facts)
 			continue
 		}
 		deleted := slices.IndexFunc(facts, func(f fact) bool { return f.Kind == factDeleted })

@@ -40,7 +40,7 @@ var imports = map[string][]string{
 	"api/githttp":                          {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/door"},
 	"api/lfs":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door"},
 	"api/ssh":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth"},
-	"api/oci":                              {"registry", "registry/access", "registry/modelpack", "registry/problem", "api/internal/auth", "api/internal/door"},
+	"api/oci":                              {"registry", "registry/access", "registry/lifecycle", "registry/modelpack", "registry/problem", "api/internal/auth", "api/internal/door"},
 	"api/client":                           {"registry", "api"},
 	"api/internal/auth":                    {"registry", "registry/access"},
 	"api/internal/door":                    {"registry", "registry/access", "registry/lifecycle"},
@@ -50,12 +50,13 @@ var imports = map[string][]string{
 	},
 	"hooks":              {"registry"},
 	"hooks/webhook":      {"registry"},
+	"hooks/ocipush":      {"registry"},
 	"web":                {"registry", "registry/access", "registry/card"},
 	"cmd/herdbook-hook":  {"storage/gitrepo/hook"},
 	"cmd/herdbook-bench": {},
 	"cmd/herdbook": {
-		"registry", "registry/access", "registry/lifecycle", "storage", "storage/blob", "storage/gitrepo", "storage/gitrepo/hook",
-		"api", "api/githttp", "api/lfs", "api/oci", "api/ssh", "api/client", "hooks", "hooks/webhook", "web",
+		"registry", "registry/access", "registry/lifecycle", "registry/modelpack", "storage", "storage/blob", "storage/gitrepo", "storage/gitrepo/hook",
+		"api", "api/githttp", "api/lfs", "api/oci", "api/ssh", "api/client", "hooks", "hooks/ocipush", "hooks/webhook", "web",
 	},
 }
 

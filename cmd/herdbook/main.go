@@ -66,12 +66,14 @@ type commands struct {
 	Serve      serveCommand      `cmd:"" help:"Run the server."`
 	Models     modelsCommand     `cmd:"" help:"List the models."`
 	Versions   versionsCommand   `cmd:"" help:"List the versions of a model, with their metrics."`
+	Show       showCommand       `cmd:"" help:"Show a version, and how to pull it."`
 	Evaluate   evaluateCommand   `cmd:"" help:"Record an evaluation of a version or a commit."`
 	Gate       gateCommand       `cmd:"" help:"Show what the gates say of a version; exits 1 when one is closed."`
 	Promote    promoteCommand    `cmd:"" help:"Put a version into an environment, if its gates are open."`
 	Rollback   rollbackCommand   `cmd:"" help:"Put an earlier version back into an environment."`
 	Approve    approveCommand    `cmd:"" help:"Approve of a version for an environment."`
 	Env        envCommand        `cmd:"" help:"Show which version is in which environment."`
+	Push       pushCommand       `cmd:"" help:"Copy a version to another registry."`
 	Fsck       fsckCommand       `cmd:"" help:"Check a data directory: journal, index, repositories and files."`
 	Gc         gcCommand         `cmd:"" help:"Find and remove files that nobody needs."`
 	Backup     backupCommand     `cmd:"" help:"Write a backup of a data directory, or bring one up to date."`

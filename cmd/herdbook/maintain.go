@@ -217,12 +217,16 @@ func (c gcCommand) Run(ctx context.Context, t terminal) (err error) {
 	if c.JSON {
 		return nil
 	}
+	artifacts := ""
+	if r.Unlinked+int64(r.Repositories) > 0 {
+		artifacts = fmt.Sprintf("%d blobs of artifacts that no manifest names, %d empty repositories, ", r.Unlinked, r.Repositories)
+	}
 	did := "would be removed (--remove does it)"
 	if c.Remove {
 		did = "are removed"
 	}
-	fmt.Fprintf(t.out, "%d LFS objects that no model needs, %d files with %s that nothing names %s; %d files stay, %d of them because they came lately\n",
-		r.Released, r.Blobs, registry.ByteSize(r.Bytes), did, r.Kept+r.Recent, r.Recent)
+	fmt.Fprintf(t.out, "%d LFS objects that no model needs, %s%d files with %s that nothing names %s; %d files stay, %d of them because they came lately\n",
+		r.Released, artifacts, r.Blobs, registry.ByteSize(r.Bytes), did, r.Kept+r.Recent, r.Recent)
 	return nil
 }
 

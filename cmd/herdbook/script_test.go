@@ -41,6 +41,7 @@ import (
 //	sumtree DIR          prints the SHA-256 and the path of each file below DIR but for .git
 //	api METHOD PATH [FILE]  calls the JSON API with the token; prints status and body; fails above 399
 //	proxy ...            a network between clients and the server that breaks; see proxyCommand
+//	daemon SOCKET PROGRAM ARGS...  starts another server and waits until it listens; see daemon
 func TestScripts(t *testing.T) {
 	p := params(t)
 	p.Dir = "testdata/script"
@@ -94,7 +95,7 @@ func params(t *testing.T) testscript.Params {
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"start": start, "halt": halt, "crash": crash, "eventually": eventually, "receiver": receiver, "signed": signed,
-			"random": random, "sumtree": sumtree, "api": callAPI, "proxy": proxyCommand,
+			"random": random, "sumtree": sumtree, "api": callAPI, "proxy": proxyCommand, "daemon": daemon,
 		},
 	}
 }
@@ -145,12 +146,58 @@ func setup(e *testscript.Env) error {
 	return os.WriteFile(filepath.Join(home, ".gitconfig"), []byte(config), 0o644)
 }
 
-// condition knows [exec:NAME] from testscript; [all] holds where a missing client is a failure.
+// condition knows [exec:NAME] from testscript; [all] holds where a missing client is a failure, and [namespaces] where a daemon
+// can be started: as root, who in some containers may not, which is a failure too where all holds.
 func condition(cond string) (bool, error) {
-	if cond == "all" {
-		return os.Getenv("HERDBOOK_TEST_ALL") != "", nil
+	all := os.Getenv("HERDBOOK_TEST_ALL") != ""
+	switch cond {
+	case "all":
+		return all, nil
+	case "namespaces":
+		probe := exec.Command("true")
+		probe.SysProcAttr = namespaces()
+		return os.Geteuid() == 0 && (all || probe.Run() == nil), nil
 	}
 	return false, fmt.Errorf("unknown condition %q", cond)
+}
+
+// namespaces are those of a daemon: with its first process end all that it started, and go all its mounts.
+func namespaces() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS}
+}
+
+// daemon runs a server of somebody else's, which the script's end kills with everything that it started. It has to listen at a
+// unix socket. Its own view of /proc is that of its processes.
+func daemon(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || neg {
+		ts.Fatalf("usage: daemon SOCKET PROGRAM ARGS...")
+	}
+	logName := args[1] + ".log"
+	log, err := os.Create(ts.MkAbs(logName))
+	ts.Check(err)
+	cmd := exec.Command("sh", append([]string{"-c", `mount -t proc proc /proc && exec "$@"`, "sh"}, args[1:]...)...)
+	cmd.Dir, cmd.Stderr, cmd.Stdout = ts.Getenv("WORK"), log, log
+	cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME")}
+	cmd.SysProcAttr = namespaces()
+	ts.Check(cmd.Start())
+	done := make(chan struct{})
+	go func() { _ = cmd.Wait(); log.Close(); close(done) }()
+	ts.Defer(func() { _ = cmd.Process.Kill(); <-done })
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		c, err := net.Dial("unix", ts.MkAbs(args[0]))
+		if err == nil {
+			c.Close()
+			return
+		}
+		select {
+		case <-done:
+			ts.Fatalf("%s ended:\n%s", args[1], ts.ReadFile(logName))
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s does not listen: %v\n%s", args[1], err, ts.ReadFile(logName))
+		}
+	}
 }
 
 // process is a running server.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +26,7 @@ import (
 	"github.com/herdbook/herdbook/api/oci"
 	"github.com/herdbook/herdbook/api/ssh"
 	"github.com/herdbook/herdbook/hooks"
+	"github.com/herdbook/herdbook/hooks/ocipush"
 	"github.com/herdbook/herdbook/hooks/webhook"
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
@@ -122,10 +125,6 @@ type server struct {
 
 // open opens the data directory and puts the parts together.
 func open(ctx context.Context, s settings, log *slog.Logger) (_ *server, err error) {
-	sinks, err := openHooks(s)
-	if err != nil {
-		return nil, err
-	}
 	srv := &server{settings: s, log: log}
 	if srv.data, err = storage.Open(ctx, storage.Config{Dir: s.Data, Log: log, MaxPushBytes: s.MaxPushBytes}); err != nil {
 		return nil, err
@@ -135,6 +134,10 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *server, err err
 			err = errors.Join(err, srv.data.Close())
 		}
 	}()
+	sinks, err := openHooks(s, srv.data)
+	if err != nil {
+		return nil, err
+	}
 	srv.dispatcher = hooks.New(hooks.Config{Hooks: sinks, Outbox: srv.data.Index, Journal: srv.data, Log: log})
 	srv.lifecycle, err = lifecycle.New(lifecycle.Config{
 		Journal: srv.data, Index: srv.data.Index, Repositories: repositories{srv.data.Repositories}, Blobs: blobs{srv.data.Blobs, s.VerifyOnRead}, Log: log,
@@ -147,26 +150,67 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *server, err err
 	return srv, nil
 }
 
-func openHooks(s settings) ([]hooks.Hook, error) {
+func openHooks(s settings, data *storage.Data) ([]hooks.Hook, error) {
 	var all []hooks.Hook
 	for _, h := range s.Hooks {
-		secret, err := h.secret()
-		if err != nil {
-			return nil, err
+		open := openWebhook
+		if h.Type == "ocipush" {
+			open = openPush
 		}
-		sink, err := webhook.New(webhook.Config{
-			URL: h.URL, Secret: secret, AllowPrivate: h.AllowPrivate, Source: s.public.String(), UserAgent: "herdbook/" + programVersion(),
-		})
+		hook, err := open(s, h, data)
 		if err != nil {
 			return nil, fmt.Errorf("hook %s: %w", h.Name, err)
 		}
-		events := make([]registry.EventType, len(h.Events))
-		for i, name := range h.Events {
-			events[i] = registry.EventType(name)
-		}
-		all = append(all, hooks.Hook{Name: h.Name, Sink: sink, Models: h.Models, Events: events})
+		hook.Name, hook.Models = h.Name, h.Models
+		all = append(all, hook)
 	}
 	return all, nil
+}
+
+func openWebhook(s settings, h hookSettings, _ *storage.Data) (hooks.Hook, error) {
+	secret, err := h.secret()
+	if err != nil {
+		return hooks.Hook{}, err
+	}
+	sink, err := webhook.New(webhook.Config{
+		URL: h.URL, Secret: secret, AllowPrivate: h.AllowPrivate, Source: s.public.String(), UserAgent: "herdbook/" + programVersion(),
+	})
+	events := make([]registry.EventType, len(h.Events))
+	for i, name := range h.Events {
+		events[i] = registry.EventType(name)
+	}
+	return hooks.Hook{Sink: sink, Events: events}, err
+}
+
+// pushTime is how long a push to another registry may take when nobody says otherwise.
+const pushTime = 6 * time.Hour
+
+func openPush(s settings, h hookSettings, data *storage.Data) (hooks.Hook, error) {
+	config := ocipush.SinkConfig{
+		Config:     ocipush.Config{PlainHTTP: h.PlainHTTP, UserAgent: "herdbook/" + programVersion()},
+		Repository: h.Repository, ImageRepository: h.ImageRepository, NoImage: h.NoImage, NoReferrers: h.NoReferrers,
+		Versions: h.Versions, Environments: h.Environments,
+		Index: data.Index, Sources: ociSources(data, blobs{data.Blobs, s.VerifyOnRead}),
+	}
+	var err error
+	switch {
+	case h.DockerConfig != "":
+		config.Credentials, err = ocipush.DockerConfig(h.DockerConfig)
+	case h.User != "":
+		var password string
+		if password, err = h.secret(); err == nil {
+			host, _, _ := strings.Cut(h.Repository, "/")
+			config.Credentials, err = ocipush.Password(host+"/any", h.User, password)
+		}
+	}
+	if err != nil {
+		return hooks.Hook{}, err
+	}
+	sink, err := ocipush.NewSink(config)
+	if err != nil {
+		return hooks.Hook{}, err
+	}
+	return hooks.Hook{Sink: sink, Wants: sink.Wants, Timeout: cmp.Or(h.timeout, pushTime)}, nil
 }
 
 // assemble makes the HTTP server of the parts.
@@ -184,6 +228,10 @@ func (s *server) assemble() error {
 	positionKey, err := s.data.Secret("position-key", newKey)
 	if err != nil {
 		return fmt.Errorf("key of positions: %w", err)
+	}
+	tokenKey, err := s.data.Secret("oci-token-key", newKey)
+	if err != nil {
+		return fmt.Errorf("key of the tokens of OCI clients: %w", err)
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -210,7 +258,10 @@ func (s *server) assemble() error {
 				Index: index, Blobs: uploads{content}, Lifecycle: s.lifecycle, Signer: signer, PublicURL: s.public, Log: s.log,
 				BatchRate: s.LFSBatchRate,
 			}),
-			oci.New(oci.Config{Index: index, Blobs: content, PublicURL: s.public, Log: s.log}),
+			oci.New(oci.Config{
+				Index: index, Blobs: content, Uploads: ociUploads{content}, Lifecycle: s.lifecycle, Sessions: oci.Sessions{Key: positionKey},
+				Tokens: oci.Tokens{Key: tokenKey}, PublicURL: s.public, Log: s.log,
+			}),
 		},
 	})
 	if s.SSHListen == "" {

@@ -23,6 +23,7 @@ import (
 	"github.com/knadh/koanf/providers/file"
 	"github.com/knadh/koanf/v2"
 
+	"github.com/herdbook/herdbook/hooks/ocipush"
 	"github.com/herdbook/herdbook/registry"
 )
 
@@ -55,14 +56,30 @@ type settings struct {
 
 // hookSettings configure one hook. Secrets come from files or the environment, never from here.
 type hookSettings struct {
-	Name         string   `koanf:"name"`
-	Type         string   `koanf:"type"` // webhook
+	Name       string   `koanf:"name"`
+	Type       string   `koanf:"type"` // webhook or ocipush
+	SecretFile string   `koanf:"secret_file"`
+	SecretEnv  string   `koanf:"secret_env"`
+	Models     []string `koanf:"models"`
+
+	// Of a webhook.
 	URL          string   `koanf:"url"`
-	SecretFile   string   `koanf:"secret_file"`
-	SecretEnv    string   `koanf:"secret_env"`
 	AllowPrivate bool     `koanf:"allow_private"`
-	Models       []string `koanf:"models"`
 	Events       []string `koanf:"events"`
+
+	// Of a push to another registry; see [ocipush.SinkConfig].
+	Repository      string   `koanf:"repository"`
+	ImageRepository string   `koanf:"image_repository"`
+	NoImage         bool     `koanf:"no_image"`
+	NoReferrers     bool     `koanf:"no_referrers"`
+	PlainHTTP       bool     `koanf:"plain_http"`
+	Versions        []string `koanf:"versions"`
+	Environments    []string `koanf:"environments"`
+	User            string   `koanf:"user"` // its password is the secret
+	DockerConfig    string   `koanf:"docker_config"`
+	Timeout         string   `koanf:"timeout"` // a duration
+
+	timeout time.Duration
 }
 
 func defaults() map[string]any {
@@ -212,7 +229,7 @@ func (s *settings) checkHooks() error {
 		if h.Name != "" {
 			at = "hook " + h.Name
 		}
-		if err := h.check(); err != nil {
+		if err := s.Hooks[i].check(); err != nil {
 			return fmt.Errorf("configuration: %s: %w", at, err)
 		}
 		if seen[h.Name] {
@@ -223,20 +240,31 @@ func (s *settings) checkHooks() error {
 	return nil
 }
 
-func (h hookSettings) check() error {
+func (h *hookSettings) check() error {
 	if !hookName.MatchString(h.Name) {
 		return errors.New("a hook's name is a lower-case letter, then at most 62 of a-z, 0-9 and '-'")
-	}
-	if h.Type != "webhook" {
-		return fmt.Errorf("type is webhook, not %q", h.Type)
-	}
-	if (h.SecretFile == "") == (h.SecretEnv == "") {
-		return errors.New("set one of secret_file and secret_env")
 	}
 	for _, pattern := range h.Models {
 		if _, err := path.Match(pattern, ""); err != nil {
 			return fmt.Errorf("models: %q is not a pattern such as acme/*", pattern)
 		}
+	}
+	switch h.Type {
+	case "webhook":
+		return h.checkWebhook()
+	case "ocipush":
+		return h.checkPush()
+	}
+	return fmt.Errorf("type is webhook or ocipush, not %q", h.Type)
+}
+
+func (h *hookSettings) checkWebhook() error {
+	if h.Repository != "" || h.ImageRepository != "" || h.NoImage || h.NoReferrers || h.PlainHTTP || h.Versions != nil || h.Environments != nil ||
+		h.User != "" || h.DockerConfig != "" || h.Timeout != "" {
+		return errors.New("a webhook has a url, a secret, models, events and allow_private; the rest is for type ocipush")
+	}
+	if (h.SecretFile == "") == (h.SecretEnv == "") {
+		return errors.New("set one of secret_file and secret_env")
 	}
 	for _, name := range h.Events {
 		if !slices.Contains(registry.EventTypes, registry.EventType(name)) {
@@ -246,17 +274,41 @@ func (h hookSettings) check() error {
 	return nil
 }
 
+func (h *hookSettings) checkPush() (err error) {
+	secrets := 0
+	for _, from := range []string{h.SecretFile, h.SecretEnv} {
+		if from != "" {
+			secrets++
+		}
+	}
+	switch {
+	case h.URL != "" || h.AllowPrivate || h.Events != nil:
+		return errors.New("url, allow_private and events are for type webhook; a push has a repository, and versions or environments")
+	case h.DockerConfig != "" && (h.User != "" || secrets > 0):
+		return errors.New("set docker_config, or user and a secret, not both")
+	case h.DockerConfig == "" && ((h.User == "") != (secrets == 0) || secrets > 1):
+		return errors.New("set user, and one of secret_file and secret_env with the password, or none of them")
+	}
+	if h.Timeout != "" {
+		if h.timeout, err = time.ParseDuration(h.Timeout); err != nil || h.timeout <= 0 {
+			return fmt.Errorf("timeout is a time such as 6h, not %q", h.Timeout)
+		}
+	}
+	_, err = ocipush.NewSink(ocipush.SinkConfig{Repository: h.Repository, ImageRepository: h.ImageRepository, NoImage: h.NoImage, Versions: h.Versions, Environments: h.Environments})
+	return err
+}
+
 // secret reads the hook's secret.
 func (h hookSettings) secret() (string, error) {
 	if h.SecretEnv != "" {
 		if v := os.Getenv(h.SecretEnv); v != "" {
 			return v, nil
 		}
-		return "", fmt.Errorf("hook %s: the variable %s is not set", h.Name, h.SecretEnv)
+		return "", fmt.Errorf("the variable %s is not set", h.SecretEnv)
 	}
 	data, err := os.ReadFile(h.SecretFile)
 	if err != nil {
-		return "", fmt.Errorf("hook %s: secret: %w", h.Name, err)
+		return "", fmt.Errorf("secret: %w", err)
 	}
 	return strings.TrimSpace(string(data)), nil
 }

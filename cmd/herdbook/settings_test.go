@@ -85,6 +85,19 @@ hooks:
     models: ["acme/*"]
     events: [environment.promoted]
     allow_private: true
+  - name: mirror
+    type: ocipush
+    repository: registry.example.org/models/{namespace}/{name}
+    image_repository: registry.example.org/images/{name}
+    no_referrers: true
+    plain_http: true
+    versions: ["v1.*"]
+    environments: [production]
+    user: robot
+    secret_env: SECRET
+    models: ["acme/*"]
+    timeout: 12h
+  - {name: copy, type: ocipush, repository: registry.example.org/copy, no_image: true, versions: ["v*"], docker_config: /etc/docker.json}
 `)
 	t.Setenv("HERDBOOK_MAX_PLAIN_BYTES", "2048")
 	s, err := readSettings(file, map[string]any{"insecure_no_auth": false})
@@ -93,7 +106,12 @@ hooks:
 	}
 	got := fmt.Sprint(s.Listen, s.Data, s.public, s.AnonymousRead, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LFSBatchRate, s.VerifyOnRead, s.scrubPeriod, s.quotas, s.LogLevel, s.Hooks)
 	want := fmt.Sprint("0.0.0.0:9000", "/srv/herdbook", "https://models.example.org/", "off", "private", 2048, 1048576, 60, true, 24*time.Hour, []registry.Quota{{Models: "acme/*", Bytes: 2 << 30}}, "warn",
-		[]hookSettings{{"notify", "webhook", "https://ops.example.org/hook", "/etc/secret", "", true, []string{"acme/*"}, []string{"environment.promoted"}}})
+		[]hookSettings{{
+			Name: "notify", Type: "webhook", URL: "https://ops.example.org/hook", SecretFile: "/etc/secret", AllowPrivate: true, Models: []string{"acme/*"}, Events: []string{"environment.promoted"},
+		}, {
+			Name: "mirror", Type: "ocipush", Repository: "registry.example.org/models/{namespace}/{name}", ImageRepository: "registry.example.org/images/{name}", NoReferrers: true, PlainHTTP: true,
+			Versions: []string{"v1.*"}, Environments: []string{"production"}, User: "robot", SecretEnv: "SECRET", Models: []string{"acme/*"}, Timeout: "12h", timeout: 12 * time.Hour,
+		}, {Name: "copy", Type: "ocipush", Repository: "registry.example.org/copy", NoImage: true, Versions: []string{"v*"}, DockerConfig: "/etc/docker.json"}})
 	if got != want {
 		t.Errorf("settings = %s, want %s", got, want)
 	}
@@ -103,6 +121,8 @@ func TestSettingsRefused(t *testing.T) {
 	hook := func(lines string) string {
 		return "hooks:\n  - name: notify\n    type: webhook\n    url: https://example.org\n    secret_env: SECRET\n" + lines
 	}
+	push := func(settings string) string { return "hooks: [{name: mirror, type: ocipush, " + settings + "}]" }
+	const versions = "repository: registry.example.org/a, versions: ['v*']"
 	tests := []struct {
 		name, file, want string
 		flags            map[string]any
@@ -146,6 +166,19 @@ func TestSettingsRefused(t *testing.T) {
 		{"hook with two secrets", hook("    secret_file: /x\n"), "secret_file", nil},
 		{"hook with a bad pattern", hook("    models: [\"[\"]\n"), "pattern", nil},
 		{"hook for an event that is none", hook("    events: [version.eaten]\n"), "version.eaten", nil},
+		{"hook with what another type has", hook("    repository: registry.example.org/a\n"), "ocipush", nil},
+		{"push with what another type has", push(versions + ", events: [version.published]"), "events", nil},
+		{"push to an address", push("repository: 'https://registry.example.org/a', versions: ['v*']"), "REGISTRY/NAME", nil},
+		{"push to nowhere", push("versions: ['v*']"), "REGISTRY/NAME", nil},
+		{"push to a template that is none", push("repository: 'registry.example.org/{model}', versions: ['v*']"), "{model}", nil},
+		{"push of nothing", push("repository: registry.example.org/a"), "versions or environments", nil},
+		{"push of a bad pattern", push("repository: registry.example.org/a, versions: ['[']"), "pattern", nil},
+		{"push of a bad environment", push("repository: registry.example.org/a, environments: [latest]"), "environments", nil},
+		{"push with a user and no password", push(versions + ", user: robot"), "secret_file", nil},
+		{"push with a password and no user", push(versions + ", secret_env: SECRET"), "user", nil},
+		{"push with two passwords", push(versions + ", user: robot, secret_env: SECRET, secret_file: /x"), "one of", nil},
+		{"push with two ways to log in", push(versions + ", user: robot, secret_env: SECRET, docker_config: /x"), "not both", nil},
+		{"push without time", push(versions + ", timeout: 0s"), "timeout", nil},
 		{"two hooks of one name", hook("") + strings.TrimPrefix(hook(""), "hooks:\n"), "two hooks", nil},
 	}
 	for _, test := range tests {
@@ -191,7 +224,7 @@ func TestHookSecret(t *testing.T) {
 		{hookSettings{Name: "a", SecretEnv: "HOOK_SECRET"}, "from the environment", ""},
 		{hookSettings{Name: "a", SecretFile: file}, "from a file", ""},
 		{hookSettings{Name: "a", SecretEnv: "HOOK_SECRET_NOT_SET"}, "", "HOOK_SECRET_NOT_SET is not set"},
-		{hookSettings{Name: "a", SecretFile: file + ".none"}, "", "hook a: secret"},
+		{hookSettings{Name: "a", SecretFile: file + ".none"}, "", "secret: open"},
 	} {
 		got, err := test.hook.secret()
 		if got != test.want || (err == nil) != (test.problem == "") || (err != nil && !strings.Contains(err.Error(), test.problem)) {

@@ -59,10 +59,14 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 	if err != nil {
 		return Recorded{}, err
 	}
-	err = s.commit(ctx, registry.Group{At: at, Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
+	statements, err := s.attestEvaluation(ctx, m, versions, e)
+	if err != nil {
+		return Recorded{}, err
+	}
+	err = s.commit(ctx, registry.Group{At: at, Actor: by.Identity.Name, Request: by.ID, Records: append([]registry.Record{
 		registry.EvaluationRecorded{ModelID: m.ID, Evaluation: e},
 		announce(registry.NewEvent(registry.EventEvaluationRecorded, m, by.Identity.Name, at, evaluationEvent{e}, e.ID)),
-	}})
+	}, statements...)})
 	if err != nil {
 		return Recorded{}, err
 	}

@@ -53,13 +53,17 @@ func (s *Service) buildImage(ctx context.Context, v registry.VersionRecord) erro
 	built.ModelID, built.Tag = m.ID, v.Version.Tag
 	unlock := s.locks.lock(m.ID)
 	defer unlock()
-	if _, err := s.Index.ModelByID(ctx, m.ID); errors.Is(err, registry.ErrNotFound) {
+	if m, err = s.Index.ModelByID(ctx, m.ID); errors.Is(err, registry.ErrNotFound) {
 		return nil // deleted while the image was made
 	} else if err != nil {
 		return err
 	}
+	statements, err := s.attest(ctx, m, v)
+	if err != nil {
+		return fmt.Errorf("attest %s %s: %w", m.Name, v.Version.Tag, err) // Run tries again
+	}
 	now := s.Now()
-	g := registry.Group{At: now, Actor: access.System.Name, Records: []registry.Record{built}}
+	g := registry.Group{At: now, Actor: access.System.Name, Records: []registry.Record{built, statements}}
 	if built.Status.State == registry.ImageReady {
 		e := registry.NewEvent(registry.EventVersionImageReady, m, g.Actor, now, versionEvent{
 			Commit: v.Version.Commit, Artifact: v.Version.Artifact.Digest, Image: built.Status.Digest,

@@ -98,6 +98,11 @@ func (s *Service) importModel(ctx context.Context, name registry.ModelName) erro
 	m := registry.Model{
 		ID: i.modelID, Name: name, Visibility: registry.Private, CreatedAt: now, CreatedBy: access.System.Name, UpdatedAt: now,
 	}
+	vacated, done, err := s.vacate(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer done()
 	records := []registry.Record{registry.ModelImported{ModelID: m.ID}, registry.ModelCreated{Model: m}}
 	records = append(records, i.records...)
 	records = append(records, i.announced()...)
@@ -105,7 +110,7 @@ func (s *Service) importModel(ctx context.Context, name registry.ModelName) erro
 	if err != nil {
 		return err
 	}
-	records = append(records, policy...)
+	records = append(append(records, policy...), vacated...)
 	s.Log.InfoContext(ctx, "a repository was taken over; the model is private", "model", name, "records", len(i.records))
 	if err := s.commit(ctx, registry.Group{At: now, Actor: access.System.Name, Records: records}); err != nil {
 		return err

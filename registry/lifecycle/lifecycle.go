@@ -59,13 +59,20 @@ type modelIndex interface {
 	Signatures(ctx context.Context) (map[string]string, error)
 	KeepSignatures(ctx context.Context, signatures map[string]string) error
 	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
-	// Usages is how much each model owns, by model id.
+	// Usages is how much each model and each repository owns, by id.
 	Usages(ctx context.Context) (map[string]registry.Usage, error)
-	// OwnedBlobs are the sizes of all blobs that the model owns, by digest.
+	// OwnedBlobs are the sizes of all blobs that the model or the repository owns, by digest.
 	OwnedBlobs(ctx context.Context, modelID string) (map[string]int64, error)
-	// ManifestsOf are the manifests of the model and of its image.
+	RepositoryByName(ctx context.Context, name string) (registry.Repository, error)
+	Repositories(ctx context.Context) ([]registry.Repository, error)
+	Manifest(ctx context.Context, repository string, d digest.Digest) (registry.StoredManifest, error)
+	TagDigest(ctx context.Context, repository, tag string) (digest.Digest, error)
+	Layer(ctx context.Context, modelID string, d digest.Digest) (registry.ImageLayer, error)
+	// Canonical is the SHA-256 digest of what an owner of blobs or a repository of manifests knows by d.
+	Canonical(ctx context.Context, owner string, d digest.Digest) (digest.Digest, error)
 	// AttachmentsOf are the blobs that the evaluations of the model name.
 	AttachmentsOf(ctx context.Context, modelID string) ([]digest.Digest, error)
+	// ManifestsOf are the manifests of the model and of its image, or of a repository without a model.
 	ManifestsOf(ctx context.Context, modelID string) ([]registry.StoredManifest, error)
 }
 
@@ -75,6 +82,7 @@ type versionIndex interface {
 	VersionsAt(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.VersionRecord, error)
 	BuildingImages(ctx context.Context) ([]registry.VersionRecord, error)
 	Evaluations(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.Evaluation, error)
+	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
 	EvaluationByID(ctx context.Context, modelID, id string) (registry.Evaluation, error)
 	Unmirrored(ctx context.Context, limit int) ([]registry.Mark, error)
 	Mirrored(marks []registry.Mark) error
@@ -148,6 +156,8 @@ type Blobs interface {
 	// UsedAt is when the content was put last, also when it was there already. It is
 	// registry.ErrNotFound without such content.
 	UsedAt(ctx context.Context, d digest.Digest) (time.Time, error)
+	// Touch makes content count as put now. It is registry.ErrNotFound without such content.
+	Touch(ctx context.Context, d digest.Digest) error
 }
 
 // Config is what a Service works with. All fields without a default named are needed.

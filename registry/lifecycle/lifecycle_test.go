@@ -358,7 +358,7 @@ func (s *site) upload(m registry.Model, content string) digest.Digest {
 	s.tb.Helper()
 	info, err := blobs{s.data.Blobs}.Put(s.tb.Context(), strings.NewReader(content))
 	if err == nil {
-		err = s.LinkBlobs(s.tb.Context(), by("ada"), m, registry.LinkedBlob(info))
+		err = s.LinkBlobs(s.tb.Context(), by("ada"), m, registry.LinkedBlob{Digest: info.Digest, SizeBytes: info.SizeBytes})
 	}
 	if err != nil {
 		s.tb.Fatal(err)
@@ -554,6 +554,14 @@ func (b blobs) UsedAt(ctx context.Context, d digest.Digest) (time.Time, error) {
 		err = registry.ErrNotFound
 	}
 	return at, err
+}
+
+func (b blobs) Touch(ctx context.Context, d digest.Digest) error {
+	err := b.dir.Touch(ctx, d)
+	if errors.Is(err, blob.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", err, registry.ErrNotFound)
+	}
+	return err
 }
 
 // breakable is a store that lost the blobs that a test names.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
@@ -40,10 +41,7 @@ func (s *Service) PushTarget(ctx context.Context, by Request, name registry.Mode
 	case !errors.Is(err, registry.ErrNotFound):
 		return m, err
 	}
-	if err := access.Authorize(by.Identity, access.Create, nil); err != nil {
-		return m, err
-	}
-	deleted, err := s.Index.Deleted(ctx, name)
+	deleted, err := s.mayCreate(ctx, by, name)
 	if err != nil || !deleted {
 		return registry.Model{Name: name}, err
 	}
@@ -98,6 +96,11 @@ func (s *Service) create(ctx context.Context, by Request, name registry.ModelNam
 	if err != nil {
 		return registry.Model{}, err
 	}
+	records, done, err := s.vacate(ctx, name)
+	if err != nil {
+		return registry.Model{}, err
+	}
+	defer done()
 	if deleted {
 		// What a crash left of the deletion is not the new model's.
 		if err := s.setAside(ctx, name); err != nil {
@@ -111,9 +114,9 @@ func (s *Service) create(ctx context.Context, by Request, name registry.ModelNam
 	}
 	event := registry.NewEvent(registry.EventModelCreated, m, by.Identity.Name, now, modelEvent{m.Visibility, m.Description})
 	// The repository is made from the record: after a crash here the next who opens it does so.
-	err = s.commit(ctx, registry.Group{At: now, Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
+	err = s.commit(ctx, registry.Group{At: now, Actor: by.Identity.Name, Request: by.ID, Records: append(records,
 		registry.ModelCreated{Model: m}, announce(event),
-	}})
+	)})
 	if err != nil {
 		return registry.Model{}, err
 	}
@@ -121,17 +124,77 @@ func (s *Service) create(ctx context.Context, by Request, name registry.ModelNam
 	return m, err
 }
 
-// mayCreate reports why the caller may not make a model of that name, or nil, and whether a model of
+// mayCreate reports why the caller cannot make a model of that name, or nil, and whether a model of
 // that name was deleted.
 func (s *Service) mayCreate(ctx context.Context, by Request, name registry.ModelName) (deleted bool, err error) {
 	if err := access.Authorize(by.Identity, access.Create, nil); err != nil {
 		return false, err
 	}
-	deleted, err = s.Index.Deleted(ctx, name)
+	deleted, err = s.deleted(ctx, by, name)
+	if err == nil {
+		_, err = s.inTheWay(ctx, name)
+	}
+	return deleted, err
+}
+
+// deleted reports whether a model of that name was deleted. It is an error when the caller may not use the name again.
+func (s *Service) deleted(ctx context.Context, by Request, name registry.ModelName) (bool, error) {
+	deleted, err := s.Index.Deleted(ctx, name)
 	if err == nil && deleted && by.Identity.Role != access.Admin {
 		err = fmt.Errorf("a model %s was deleted, and only an administrator may use its name again: %w", name, registry.ErrForbidden)
 	}
 	return deleted, err
+}
+
+// inTheWay are the repositories without a model that have the names which those of a model of that name would have. It is a
+// [registry.Conflict] when clients have pushed something to one of them.
+func (s *Service) inTheWay(ctx context.Context, name registry.ModelName) ([]registry.Repository, error) {
+	var found []registry.Repository
+	for _, at := range []string{name.String(), name.String() + "/image"} {
+		r, err := s.Index.RepositoryByName(ctx, at)
+		if errors.Is(err, registry.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		manifests, err := s.Index.ManifestsOf(ctx, r.ID)
+		if err != nil {
+			return nil, err
+		}
+		if len(manifests) > 0 {
+			return nil, registry.Conflict("%s is a repository of OCI artifacts without a model and holds %d manifests: delete them, or choose another name for the model", at, len(manifests))
+		}
+		found = append(found, r)
+	}
+	return found, nil
+}
+
+// vacate gives the records that make room for a model of that name, whose lock is held. Nobody pushes to what they delete until done is
+// called.
+func (s *Service) vacate(ctx context.Context, name registry.ModelName) (records []registry.Record, done func(), err error) {
+	repositories, err := s.inTheWay(ctx, name)
+	if err != nil || len(repositories) == 0 {
+		return nil, func() {}, err
+	}
+	var held []*sync.RWMutex
+	done = func() {
+		for _, use := range held {
+			use.Unlock()
+		}
+	}
+	for _, r := range repositories {
+		use := s.uses.of(r.ID)
+		use.Lock()
+		held = append(held, use)
+		records = append(records, registry.RepositoryDeleted{RepositoryID: r.ID})
+	}
+	// As they are now: somebody may just have pushed something.
+	if _, err := s.inTheWay(ctx, name); err != nil {
+		done()
+		return nil, nil, err
+	}
+	return records, done, nil
 }
 
 func checkDescription(text string) error {
@@ -223,24 +286,42 @@ func (s *Service) LinkBlobs(ctx context.Context, by Request, m registry.Model, b
 	use := s.uses.of(m.ID)
 	use.RLock()
 	defer use.RUnlock()
+	return s.linkBlobs(ctx, by, m.ID, m.Name.String(), blobs...)
+}
+
+// linkBlobs records what of some blobs its owner does not have yet. The owner is in use.
+func (s *Service) linkBlobs(ctx context.Context, by Request, ownerID, name string, blobs ...registry.LinkedBlob) error {
 	var bytes int64
+	var missing []registry.LinkedBlob
 	for _, b := range blobs {
-		// What it owns already, and was lost, is not counted twice.
-		switch _, err := s.Index.BlobSize(ctx, m.ID, b.Digest.String()); {
-		case errors.Is(err, registry.ErrNotFound):
+		size, err := s.Index.BlobSize(ctx, ownerID, b.Digest.String())
+		known := err == nil && size == b.SizeBytes
+		switch {
+		case errors.Is(err, registry.ErrNotFound): // what it has already, and was lost, is not counted twice
 			bytes += b.SizeBytes
 		case err != nil:
 			return err
 		}
+		if known {
+			if known, err = s.knownBy(ctx, ownerID, b.Alias, b.Digest); err != nil {
+				return err
+			}
+		}
+		if !known {
+			missing = append(missing, b)
+		}
 	}
-	if err := s.CheckQuota(ctx, m.Name, bytes); err != nil {
+	if len(missing) == 0 {
+		return nil
+	}
+	if err := s.CheckQuota(ctx, name, bytes); err != nil {
 		return err
 	}
 	err := s.commit(ctx, registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
-		registry.BlobsLinked{ModelID: m.ID, Blobs: blobs},
+		registry.BlobsLinked{ModelID: ownerID, Blobs: missing},
 	}})
 	if err == nil {
-		s.quotas.counted(s.Quotas, m.Name, bytes)
+		s.quotas.counted(s.Quotas, name, bytes)
 	}
 	return err
 }

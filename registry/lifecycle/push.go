@@ -268,7 +268,7 @@ func (s *Service) checkBlobs(ctx context.Context, m registry.Model, p Push) erro
 			paths[b.ID] = b.Path
 		}
 	}
-	if err := s.CheckQuota(ctx, m.Name, total); errors.Is(err, registry.ErrQuota) {
+	if err := s.CheckQuota(ctx, m.Name.String(), total); errors.Is(err, registry.ErrQuota) {
 		return refuse("%v", err)
 	} else if err != nil {
 		return err

@@ -22,16 +22,16 @@ type quotaUse struct {
 // quotaAge is how long a sum is good for.
 const quotaAge = 10 * time.Second
 
-// CheckQuota reports whether a model may own so many bytes more: a [registry.QuotaError] says that it may not. Uploads that
+// CheckQuota reports whether a model or a repository may own so many bytes more: a [registry.QuotaError] says that it may not. Uploads that
 // run at the same time may exceed a quota by what they bring.
-func (s *Service) CheckQuota(ctx context.Context, m registry.ModelName, bytes int64) error {
+func (s *Service) CheckQuota(ctx context.Context, name string, bytes int64) error {
 	if len(s.Quotas) == 0 || bytes <= 0 {
 		return nil
 	}
 	s.quotas.mu.Lock()
 	defer s.quotas.mu.Unlock()
 	for i, q := range s.Quotas {
-		if !q.Covers(m) {
+		if !q.Covers(name) {
 			continue
 		}
 		used, err := s.quotaUse(ctx, i)
@@ -64,19 +64,28 @@ func (s *Service) quotaUse(ctx context.Context, i int) (int64, error) {
 	}
 	*use = quotaUse{at: time.Now()}
 	for _, m := range models {
-		if s.Quotas[i].Covers(m.Name) {
+		if s.Quotas[i].Covers(m.Name.String()) {
 			use.bytes += owned[m.ID].LogicalBytes
+		}
+	}
+	repositories, err := s.Index.Repositories(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range repositories {
+		if s.Quotas[i].Covers(r.Name) {
+			use.bytes += owned[r.ID].LogicalBytes
 		}
 	}
 	return use.bytes, nil
 }
 
 // counted adds to the quotas what a model has come to own.
-func (q *quotas) counted(all []registry.Quota, m registry.ModelName, bytes int64) {
+func (q *quotas) counted(all []registry.Quota, name string, bytes int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i := range q.used {
-		if all[i].Covers(m) {
+		if all[i].Covers(name) {
 			q.used[i].bytes += bytes
 		}
 	}

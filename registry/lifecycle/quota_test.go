@@ -33,13 +33,13 @@ func TestQuota(t *testing.T) {
 	if err := link(m, strings.Repeat("a", 60)); err != nil {
 		t.Errorf("what the model owns already, sent again because it was lost: %v, want it to be taken", err)
 	}
-	if err := s.CheckQuota(t.Context(), fraud, 1); !errors.Is(err, registry.ErrQuota) {
+	if err := s.CheckQuota(t.Context(), fraud.String(), 1); !errors.Is(err, registry.ErrQuota) {
 		t.Errorf("CheckQuota of one byte more = %v, want ErrQuota", err)
 	}
-	if err := s.CheckQuota(t.Context(), registry.MustModelName("other/x"), 1000); err != nil {
+	if err := s.CheckQuota(t.Context(), "other/x", 1000); err != nil {
 		t.Errorf("CheckQuota of another pattern = %v, want nil", err)
 	}
-	if err := s.CheckQuota(t.Context(), registry.MustModelName("free/x"), 1<<40); err != nil {
+	if err := s.CheckQuota(t.Context(), "free/x", 1<<40); err != nil {
 		t.Errorf("CheckQuota without a quota = %v, want nil", err)
 	}
 	p := &push{id: "p", updates: manyBranches(1), blobs: []pushedBlob{{path: "README.md", content: "x"}}}

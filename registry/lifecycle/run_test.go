@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/lifecycle"
@@ -62,7 +63,7 @@ func TestRunSweepsAndTriesAgain(t *testing.T) {
 			ended.Store(true)
 		}()
 		poke := func() {
-			if err := s.LinkBlobs(t.Context(), by("ada"), registry.Model{}); err != nil {
+			if err := s.LinkBlobs(t.Context(), by("ada"), registry.Model{}, registry.LinkedBlob{Digest: digest.FromString("new")}); err != nil {
 				t.Error(err)
 			}
 		}

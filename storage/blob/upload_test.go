@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/iotest"
@@ -209,6 +211,47 @@ func TestUploadOnFullDisk(t *testing.T) {
 	if got := read(t, d, digest.FromString("fits, rest")); string(got) != "fits, rest" {
 		t.Errorf("blob = %q, want %q", got, "fits, rest")
 	}
+}
+
+// Clients that are slow are many.
+func TestUploadsThatWaitTakeLittleMemory(t *testing.T) {
+	const uploads, mostBytes = 50, 300 << 10
+	d := blobs(t, t.TempDir(), durabletest.NoSync())
+	allocated := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := allocated()
+	var wait sync.WaitGroup
+	var clients []*io.PipeWriter
+	for range uploads {
+		u, err := d.NewUpload(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, w := io.Pipe()
+		clients = append(clients, w)
+		wait.Go(func() {
+			if n, err := u.Append(t.Context(), 0, r); n != 1 || err != nil {
+				t.Errorf("Append = %d, %v, want 1", n, err)
+			}
+			if err := u.Cancel(); err != nil {
+				t.Error(err)
+			}
+		})
+		if _, err := w.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := (allocated() - before) / uploads; took > mostBytes {
+		t.Errorf("an upload that waits for its client takes %d bytes, want at most %d", took, mostBytes)
+	}
+	for _, w := range clients {
+		w.Close()
+	}
+	wait.Wait()
 }
 
 func TestUploadExpires(t *testing.T) {

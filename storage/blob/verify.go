@@ -116,6 +116,20 @@ func (d *Dir) UsedAt(ctx context.Context, dgst digest.Digest) (time.Time, error)
 	return info.ModTime(), nil
 }
 
+// Touch makes a blob count as committed now, because somebody is about to name it. When there is none the error is ErrNotFound.
+func (d *Dir) Touch(ctx context.Context, dgst digest.Digest) error {
+	s, name, err := d.find(ctx, dgst)
+	if err != nil {
+		return err
+	}
+	// See DeleteUnused.
+	defer s.lock(dgst)()
+	if err := d.root.Chtimes(filepath.Join(s.name, name), time.Time{}, time.Now()); err != nil {
+		return blobError("touch", dgst, err)
+	}
+	return nil
+}
+
 // DeleteUnused removes a blob durably if nobody has committed its content since a time, and reports whether it did. That
 // nothing names the blob is the caller's to know.
 func (d *Dir) DeleteUnused(ctx context.Context, dgst digest.Digest, since time.Time) (deleted bool, err error) {

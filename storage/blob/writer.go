@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// bufferBytes is read, hashed and written at a time. It stays in the cache of a core.
-	bufferBytes = 512 << 10
+	// bufferBytes is read, hashed and written at a time. It stays in the cache of a core. Each upload has one, also one that waits for
+	// its client; half of it costs more than it saves.
+	bufferBytes = 256 << 10
 	// writebackBytes is how much may wait in memory before the disk is asked to begin. Then the sync of
 	// a large blob is short, and small blobs that are committed meanwhile do not wait for its data.
 	writebackBytes = 8 << 20

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -75,8 +76,15 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 		}
 		return t.put(bucketRefs, key(r.ModelID, r.Ref), registry.AnnouncedRef{ID: r.New, Generation: r.Generation})
 	case registry.BlobsLinked:
+		// An upload may end after its model is gone. Nobody would ever let go of what it brings.
+		if name, err := ownerName(t, r.ModelID); err != nil || name == "" {
+			return err
+		}
 		for _, b := range r.Blobs {
 			if err := own(t, r.ModelID, b.Digest.String(), b.SizeBytes); err != nil {
+				return err
+			}
+			if err := putAlias(t, r.ModelID, b.Alias, b.Digest); err != nil {
 				return err
 			}
 		}
@@ -87,11 +95,28 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 				return err
 			}
 		}
-		return nil
+		return errors.Join(dropAliases(t, r.ModelID, r.Digests...), dropLayers(t, r.ModelID, r.Digests...))
+	case registry.LayerLinked:
+		return layerLinked(t, r)
+	case registry.RepositoryCreated:
+		if err := t.put(bucketRepoNames, key(r.Repository.Name), r.Repository.ID); err != nil {
+			return err
+		}
+		return t.put(bucketRepositories, key(r.Repository.ID), r.Repository)
+	case registry.RepositoryDeleted:
+		return deleteRepository(t, r.RepositoryID)
+	case registry.ManifestPushed:
+		return manifestPushed(t, r)
+	case registry.ManifestDeleted:
+		return deleteManifest(t, r.Repository, r.Digest)
+	case registry.TagDeleted:
+		return t.delete(bucketTags, key(r.Repository, r.Tag))
 	case registry.VersionPublished:
 		return publish(t, r, e, place)
 	case registry.ImageBuilt:
 		return imageBuilt(t, r, e, place)
+	case registry.VersionAttested:
+		return attested(t, r)
 	case registry.EvaluationRecorded:
 		return evaluated(t, r, e, place)
 	case registry.PolicySet:
@@ -194,7 +219,7 @@ func deleteModel(t tx, id string, g registry.Group) error {
 	for _, bucket := range []string{
 		bucketRefs, bucketIntents, bucketVersions, bucketCommits, bucketManifests, bucketTags,
 		bucketReferrers, bucketLayers, bucketEvaluations, bucketGates, bucketRefused, bucketEnvironments,
-		bucketHistory, bucketApprovals, bucketIDs, bucketUnmirrored, bucketLocks, bucketLockPaths,
+		bucketHistory, bucketApprovals, bucketIDs, bucketUnmirrored, bucketLocks, bucketLockPaths, bucketAliases,
 	} {
 		for _, owner := range []string{id, registry.ImageRepository(id)} {
 			if err := t.deletePrefix(bucket, prefix(owner)); err != nil {
@@ -412,6 +437,11 @@ func announce(t tx, event registry.Event) error {
 		return err
 	}
 	t.counts.Waiting += int64(len(event.Sinks))
+	if len(event.Sinks) > 0 {
+		if err := t.put(bucketSent, key(event.ModelID, ordered(seq)), event.Version.String()); err != nil {
+			return err
+		}
+	}
 	for _, sink := range event.Sinks {
 		if err := t.put(bucketOutbox, key(sink, ordered(seq)), outboxRow{Since: event.At}); err != nil {
 			return err

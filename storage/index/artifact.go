@@ -1,9 +1,8 @@
 package index
 
 import (
-	"cmp"
 	"context"
-	"slices"
+	"math"
 
 	"github.com/opencontainers/go-digest"
 
@@ -52,10 +51,22 @@ func (db *DB) Tags(ctx context.Context, repository, last string, limit int) (tag
 
 // Referrers are the manifests of an artifact repository whose subject is d, by digest.
 func (db *DB) Referrers(ctx context.Context, repository string, d digest.Digest) ([]registry.StoredManifest, error) {
-	referrers := []registry.StoredManifest{}
-	err := db.view(ctx, func(t tx) error {
+	referrers, _, err := db.ReferrersPage(ctx, repository, d, "", "", math.MaxInt)
+	return referrers, err
+}
+
+// ReferrersPage are the manifests of an artifact repository whose subject is d, by digest, that sort behind last; only those of an
+// artifact type, if that is not empty. There are more when these, and one at least, take maxBytes: clients choose how long an annotation is.
+func (db *DB) ReferrersPage(ctx context.Context, repository string, d digest.Digest, artifactType string, last digest.Digest, maxBytes int) (page []registry.StoredManifest, more bool, err error) {
+	page = []registry.StoredManifest{}
+	err = db.view(ctx, func(t tx) error {
 		p := prefix(repository, d.String())
-		for r := range t.scan(bucketReferrers, p, nil) {
+		var after []byte
+		if last != "" {
+			after = key(repository, d.String(), last.String())
+		}
+		size := 0
+		for r := range t.scan(bucketReferrers, p, after) {
 			if err := r.check(); err != nil {
 				return err
 			}
@@ -64,14 +75,20 @@ func (db *DB) Referrers(ctx context.Context, repository string, d digest.Digest)
 			if err != nil {
 				return err
 			}
-			if found {
-				referrers = append(referrers, m)
+			if !found || artifactType != "" && m.ArtifactType != artifactType {
+				continue
 			}
+			if size >= maxBytes {
+				more = true
+				return nil
+			}
+			size += 512 // about what one takes without annotations
+			for name, value := range m.Annotations {
+				size += len(name) + len(value)
+			}
+			page = append(page, m)
 		}
 		return nil
 	})
-	slices.SortFunc(referrers, func(a, b registry.StoredManifest) int {
-		return cmp.Compare(a.Digest, b.Digest)
-	})
-	return referrers, err
+	return page, more, err
 }

@@ -127,6 +127,42 @@ func BenchmarkWaiting(b *testing.B) {
 	}
 }
 
+// What the page of a version asks for, among 10,000 events of other models.
+func BenchmarkDeliveries(b *testing.B) {
+	k := newBook(b)
+	m, busy := k.model("acme/fraud", registry.Public), k.model("acme/busy", registry.Public)
+	about := event(m, "1", "notify")
+	about.Event.Version = registry.MustTag("v1.0.0")
+	records := []registry.Record{about}
+	for i := range 10_000 {
+		records = append(records, event(busy, fmt.Sprint(i), "notify"))
+	}
+	k.add(records...)
+	for b.Loop() {
+		if d, _, err := k.Deliveries(b.Context(), admin, registry.DeliveryFilter{ModelID: m.ID, Version: about.Event.Version}, registry.Page{}); err != nil || len(d) != 1 {
+			b.Fatalf("Deliveries = %v, %v, want one", d, err)
+		}
+	}
+}
+
+// The same among 10,000 events of the model's own other versions.
+func BenchmarkDeliveriesOfBusyModel(b *testing.B) {
+	k := newBook(b)
+	m := k.model("acme/fraud", registry.Public)
+	var records []registry.Record
+	for i := range 10_000 {
+		e := event(m, fmt.Sprint(i), "notify")
+		e.Event.Version = registry.MustTag(fmt.Sprintf("v1.%d.0", i))
+		records = append(records, e)
+	}
+	k.add(records...)
+	for b.Loop() {
+		if d, _, err := k.Deliveries(b.Context(), admin, registry.DeliveryFilter{ModelID: m.ID, Version: registry.MustTag("v1.0.0")}, registry.Page{}); err != nil || len(d) != 1 {
+			b.Fatalf("Deliveries = %v, %v, want one", d, err)
+		}
+	}
+}
+
 func BenchmarkReopen(b *testing.B) {
 	k, _ := versions(b, 1000)
 	for b.Loop() {

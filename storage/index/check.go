@@ -50,6 +50,26 @@ func checkRecord(record registry.Record) error {
 		for _, d := range r.Digests {
 			c.parts(r.ModelID, d.String())
 		}
+	case registry.LayerLinked:
+		c.parts(r.ModelID, r.Layer.Digest.String())
+		for _, f := range r.Layer.Files {
+			c.parts(r.ModelID, f.Digest.String())
+		}
+	case registry.RepositoryCreated:
+		c.parts(r.Repository.ID)
+		c.parts(r.Repository.Name)
+	case registry.RepositoryDeleted:
+		c.parts(r.RepositoryID)
+	case registry.ManifestPushed:
+		c.manifest(r.Repository, r.Manifest)
+		c.parts(r.Repository, r.Alias.String())
+		for _, tag := range r.Tags {
+			c.parts(r.Repository, tag)
+		}
+	case registry.ManifestDeleted:
+		c.parts(r.Repository, r.Digest.String())
+	case registry.TagDeleted:
+		c.parts(r.Repository, r.Tag)
 	case registry.VersionPublished:
 		v := r.Version
 		c.parts(r.ModelID, v.Tag.String(), string(v.Commit))
@@ -67,6 +87,11 @@ func checkRecord(record registry.Record) error {
 		c.blobs(r.ModelID, r.Blobs)
 		for _, l := range r.Layers {
 			c.parts(r.ModelID, l.Digest.String())
+		}
+	case registry.VersionAttested:
+		c.blobs(r.ModelID, r.Blobs)
+		for _, m := range r.Manifests {
+			c.manifest(r.ModelID, m)
 		}
 	case registry.EvaluationRecorded:
 		c.parts(r.ModelID, string(r.Evaluation.Commit))
@@ -87,6 +112,7 @@ func checkRecord(record registry.Record) error {
 		c.edges(r.Edges)
 	case registry.EventAnnounced:
 		c.parts(r.Event.ID)
+		c.parts(r.Event.ModelID)
 		for _, sink := range r.Event.Sinks {
 			c.parts(sink)
 		}
@@ -136,6 +162,7 @@ func (c *checker) parts(parts ...string) {
 func (c *checker) blobs(modelID string, blobs []registry.LinkedBlob) {
 	for _, b := range blobs {
 		c.parts(modelID, b.Digest.String())
+		c.parts(modelID, b.Alias.String())
 	}
 }
 

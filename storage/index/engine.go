@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"iter"
+	"slices"
 	"strings"
 
 	bolt "go.etcd.io/bbolt"
@@ -72,6 +73,10 @@ func (t tx) get(bucket string, k []byte, v any) (bool, error) {
 		return true, t.memos.models.decode(bucket, k, value, v)
 	case *registry.Token:
 		return true, t.memos.tokens.decode(bucket, k, value, v)
+	case *registry.StoredManifest:
+		return true, t.memos.manifests.decode(bucket, k, value, v)
+	case *registry.Repository:
+		return true, t.memos.repositories.decode(bucket, k, value, v)
 	}
 	return true, decode(bucket, k, value, v)
 }
@@ -144,6 +149,30 @@ func (t tx) scan(bucket string, p, after []byte) iter.Seq[row] {
 			}
 		}
 		for ; k != nil && bytes.HasPrefix(k, p); k, v = cursor.Next() {
+			if !yield(row{bucket, k, v}) {
+				return
+			}
+		}
+	}
+}
+
+// backward walks the keys that start with p from the last to the first, beginning before the key before when that is given.
+func (t tx) backward(bucket string, p, before []byte) iter.Seq[row] {
+	return func(yield func(row) bool) {
+		if before == nil && len(p) > 0 {
+			before = append(slices.Clone(p[:len(p)-1]), 1) // prefixes end in a NUL
+		}
+		cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+		k, v := cursor.Last()
+		if before != nil {
+			// Where nothing comes behind, the last key is the one before.
+			if behind, _ := cursor.Seek(before); behind == nil {
+				k, v = cursor.Last()
+			} else {
+				k, v = cursor.Prev()
+			}
+		}
+		for ; k != nil && bytes.HasPrefix(k, p); k, v = cursor.Prev() {
 			if !yield(row{bucket, k, v}) {
 				return
 			}

@@ -30,7 +30,7 @@ import (
 )
 
 // schema is the version of all formats below. A file of another version is rebuilt.
-const schema = 2
+const schema = 3
 
 // The buckets, each with the format of its keys and values. Parts of a key are joined by NUL;
 // numbers are 8 bytes, big endian; values are a CRC-32C of bucket, key and JSON, and the JSON.
@@ -49,6 +49,9 @@ const (
 	bucketManifests    = "manifests"    // artifact repository, digest -> registry.StoredManifest
 	bucketTags         = "tags"         // artifact repository, tag -> digest
 	bucketReferrers    = "referrers"    // artifact repository, subject, digest -> nothing
+	bucketAliases      = "aliases"      // model, repository or artifact repository, digest of another algorithm -> digest
+	bucketRepositories = "repositories" // id -> registry.Repository
+	bucketRepoNames    = "repo_names"   // name of a repository -> its id
 	bucketLayers       = "layers"       // model id, digest -> registry.ImageLayer
 	bucketEvaluations  = "evaluations"  // model id, commit, number -> registry.Evaluation
 	bucketPolicies     = "policies"     // model id -> registry.PolicyState
@@ -63,6 +66,7 @@ const (
 	bucketEventIDs     = "event_ids"    // event id -> number
 	bucketOutbox       = "outbox"       // sink, number of the event -> outboxRow, while it is not delivered
 	bucketDeliveries   = "deliveries"   // number of the event, sink -> deliveryRow
+	bucketSent         = "sent"         // model id, number of an event that went to some sink -> its version, or ""
 	bucketTokens       = "tokens"       // hash -> registry.Token
 	bucketTokenIDs     = "token_ids"    // token id -> hash
 	bucketIDs          = "ids"          // model id, id of an evaluation or a change -> bucket and key
@@ -76,8 +80,8 @@ var buckets = []string{
 	bucketMeta, bucketModels, bucketNames, bucketTombstones, bucketRefs, bucketIntents, bucketBlobs, bucketOwners, bucketUsage, bucketVersions,
 	bucketCommits, bucketManifests, bucketTags, bucketReferrers, bucketLayers, bucketEvaluations, bucketPolicies,
 	bucketGates, bucketRefused, bucketEnvironments, bucketHistory, bucketApprovals, bucketOut, bucketIn, bucketEvents,
-	bucketEventIDs, bucketOutbox, bucketDeliveries, bucketTokens, bucketTokenIDs, bucketIDs, bucketSignatures, bucketUnmirrored,
-	bucketLocks, bucketLockPaths,
+	bucketEventIDs, bucketOutbox, bucketDeliveries, bucketSent, bucketTokens, bucketTokenIDs, bucketIDs, bucketSignatures, bucketUnmirrored,
+	bucketLocks, bucketLockPaths, bucketAliases, bucketRepositories, bucketRepoNames,
 }
 
 // Buckets are the names of all buckets; docs/formats.md has a row for each.

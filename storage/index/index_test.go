@@ -302,6 +302,8 @@ func TestFlippedBits(t *testing.T) {
 	m := b.model("acme/fraud", registry.Public)
 	v := b.publish(m, "v1.0.0", registry.LineageEdge{To: "dataset:calls", Kind: registry.Used})
 	b.add(evaluation(m, "v1.0.0", "e1"), change(m, v, staging, "c1"), event(m, "one", "notify"))
+	r := b.repository("acme/tools")
+	b.add(wide(pushed(r.ID, "image"), "image"))
 	b.close()
 	good, state := readFile(t, b.path), readFile(t, b.path+".state")
 	tests := []struct {
@@ -318,8 +320,17 @@ func TestFlippedBits(t *testing.T) {
 		{"edges_in", func() (any, error) { return b.Lineage(t.Context(), admin, registry.Walk{Start: "dataset:calls"}) }},
 		{"events", func() (any, error) { return b.Events(t.Context(), admin, 0, 0) }},
 		{"outbox", func() (any, error) { return b.Waiting(t.Context(), "notify", 9) }},
-		{"deliveries", func() (any, error) { v, _, err := b.Deliveries(t.Context(), admin, registry.Page{}); return v, err }},
+		{"deliveries", func() (any, error) {
+			v, _, err := b.Deliveries(t.Context(), admin, registry.DeliveryFilter{}, registry.Page{})
+			return v, err
+		}},
+		{"sent", func() (any, error) {
+			v, _, err := b.Deliveries(t.Context(), admin, registry.DeliveryFilter{ModelID: m.ID}, registry.Page{})
+			return v, err
+		}},
 		{"ids", func() (any, error) { return b.ChangeByID(t.Context(), m.ID, "c1") }},
+		{"repositories", func() (any, error) { return b.RepositoryByName(t.Context(), r.Name) }},
+		{"aliases", func() (any, error) { return b.Canonical(t.Context(), r.ID, digest.SHA512.FromString("image")) }},
 	}
 	for _, tt := range tests {
 		b.open()

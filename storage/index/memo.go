@@ -9,12 +9,17 @@ import (
 
 // memos keep what was decoded of the values that nearly every request reads.
 type memos struct {
-	models memo[registry.Model]
-	tokens memo[registry.Token]
+	models       memo[registry.Model]
+	tokens       memo[registry.Token]
+	manifests    memo[registry.StoredManifest]
+	repositories memo[registry.Repository]
 }
 
-// maxMemo is how many values of a kind are kept.
-const maxMemo = 2000
+const (
+	// maxMemo is how many values of a kind are kept, and maxMemoBytes how long they are at most: what clients push may be long.
+	maxMemo      = 2000
+	maxMemoBytes = 4 << 10
+)
 
 // memo keeps decoded values. A value stands for exactly the bytes that it was decoded from, so that a change of them
 // makes it one that is not there. What is in it is shared: who gets it may replace its parts and not change them.
@@ -42,6 +47,9 @@ func (m *memo[V]) decode(bucket string, k, value []byte, v *V) error {
 		return err
 	}
 	*v = fresh
+	if len(value) > maxMemoBytes {
+		return nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.byKey == nil || len(m.byKey) >= maxMemo {

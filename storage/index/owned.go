@@ -10,7 +10,7 @@ import (
 	"github.com/herdbook/herdbook/registry"
 )
 
-// OwnedBlobs are the sizes in bytes of all blobs that a model owns, by digest.
+// OwnedBlobs are the sizes in bytes of all blobs that a model or a repository owns, by digest.
 func (db *DB) OwnedBlobs(ctx context.Context, modelID string) (map[string]int64, error) {
 	owned := map[string]int64{}
 	err := db.view(ctx, func(t tx) error {
@@ -27,7 +27,8 @@ func (db *DB) OwnedBlobs(ctx context.Context, modelID string) (map[string]int64,
 	return owned, err
 }
 
-// ManifestsOf are the manifests in a model's repository of artifacts and in that of its image.
+// ManifestsOf are the manifests in a model's repository of artifacts and in that of its image; or those in a repository that no
+// model stands behind.
 func (db *DB) ManifestsOf(ctx context.Context, modelID string) ([]registry.StoredManifest, error) {
 	artifacts, err := getAll[registry.StoredManifest](ctx, db, bucketManifests, prefix(modelID))
 	if err != nil {
@@ -132,4 +133,15 @@ func (db *DB) AttachmentsOf(ctx context.Context, modelID string) ([]digest.Diges
 		return nil
 	})
 	return named, err
+}
+
+// ownerName is the name of a model or a repository; empty when it is gone.
+func ownerName(t tx, id string) (string, error) {
+	var m registry.Model
+	if found, err := t.get(bucketModels, key(id), &m); err != nil || found {
+		return m.Name.String(), err
+	}
+	var r registry.Repository
+	_, err := t.get(bucketRepositories, key(id), &r)
+	return r.Name, err
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/herdbook/herdbook/registry"
@@ -352,25 +353,21 @@ func canReadEvent(t tx, id access.Identity, e registry.Event) (bool, error) {
 	return access.CanRead(id, &m), nil
 }
 
-// Deliveries is a page of the deliveries of events of models that id may read, the newest
-// first.
-func (db *DB) Deliveries(ctx context.Context, id access.Identity, at registry.Page) (items []registry.Delivery, next string, err error) {
+// Deliveries is a page of the deliveries that f asks for of events of models that id may read, the
+// newest first.
+func (db *DB) Deliveries(ctx context.Context, id access.Identity, f registry.DeliveryFilter, at registry.Page) (items []registry.Delivery, next string, err error) {
 	items = []registry.Delivery{}
 	from, err := after(at, nil)
 	if err != nil {
 		return nil, "", err
 	}
 	err = db.view(ctx, func(t tx) error {
-		cursor := t.bolt.Bucket([]byte(bucketDeliveries)).Cursor()
-		k, v := cursor.Last()
-		if from != nil {
-			if found, _ := cursor.Seek(from); found != nil {
-				k, v = cursor.Prev()
-			}
-		}
 		var last []byte
-		for ; k != nil; k, v = cursor.Prev() {
-			d, err := delivery(t, row{bucketDeliveries, k, v})
+		for r, err := range deliveryRows(t, f, from) {
+			if err != nil {
+				return err
+			}
+			d, err := delivery(t, r)
 			if err != nil {
 				return err
 			}
@@ -385,11 +382,46 @@ func (db *DB) Deliveries(ctx context.Context, id access.Identity, at registry.Pa
 				next = base64.RawURLEncoding.EncodeToString(last)
 				return nil
 			}
-			items, last = append(items, d), slices.Clone(k)
+			items, last = append(items, d), slices.Clone(r.key)
 		}
 		return nil
 	})
 	return items, next, err
+}
+
+// deliveryRows are the rows of the deliveries that f asks for, the newest first, beginning before the key from when that is given.
+func deliveryRows(t tx, f registry.DeliveryFilter, from []byte) iter.Seq2[row, error] {
+	toHook := func(r row) bool { return f.Hook == "" || string(r.key[9:]) == f.Hook }
+	return func(yield func(row, error) bool) {
+		if f.ModelID == "" {
+			for r := range t.backward(bucketDeliveries, nil, from) {
+				if toHook(r) && !yield(r, nil) {
+					return
+				}
+			}
+			return
+		}
+		p := prefix(f.ModelID)
+		var before []byte
+		if len(from) >= 8 {
+			before = prefix(f.ModelID, string(from[:8])) // behind the event, which may have gone to more hooks
+		}
+		for sent := range t.backward(bucketSent, p, before) {
+			var version string
+			if err := sent.decode(&version); err != nil {
+				yield(row{}, err)
+				return
+			}
+			if !f.Version.IsZero() && version != f.Version.String() {
+				continue
+			}
+			for r := range t.backward(bucketDeliveries, prefix(string(sent.key[len(p):])), nil) {
+				if (from == nil || bytes.Compare(r.key, from) < 0) && toHook(r) && !yield(r, nil) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // delivery joins a row of the deliveries with its event.

@@ -63,7 +63,7 @@ func asked(tb testing.TB, b *book, id access.Identity) string {
 			tell(fmt.Sprintf("models %d/%d next %q", page, limit, next), models, err)
 			cursor = next
 		}
-		deliveries, _, err := b.Deliveries(ctx, id, registry.Page{Limit: limit})
+		deliveries, _, err := b.Deliveries(ctx, id, registry.DeliveryFilter{}, registry.Page{Limit: limit})
 		for i := range deliveries {
 			deliveries[i].Event.Seq = 0
 		}
@@ -112,7 +112,7 @@ func TestHiddenModelsLeaveNoTrace(t *testing.T) {
 	if events := must[[]registry.Event](t)(with.Events(t.Context(), nobody, 0, 0)); len(events) != 0 {
 		t.Errorf("Events of nobody = %v, want none", events)
 	}
-	deliveries, next, err := with.Deliveries(t.Context(), nobody, registry.Page{})
+	deliveries, next, err := with.Deliveries(t.Context(), nobody, registry.DeliveryFilter{}, registry.Page{})
 	if err != nil || len(deliveries) != 0 || next != "" {
 		t.Errorf("Deliveries of nobody = %v, %q, %v, want none", deliveries, next, err)
 	}
@@ -131,7 +131,7 @@ func TestEventsOfADeletedModel(t *testing.T) {
 	b.add(registry.ModelDeleted{ModelID: m.ID}, event(m, "gone", "notify"))
 	for id, want := range map[access.Identity]int{nobody: 0, reader: 0, admin: 2} {
 		events := must[[]registry.Event](t)(b.Events(t.Context(), id, 0, 0))
-		deliveries, _, err := b.Deliveries(t.Context(), id, registry.Page{})
+		deliveries, _, err := b.Deliveries(t.Context(), id, registry.DeliveryFilter{}, registry.Page{})
 		if len(events) != want || len(deliveries) != want || err != nil {
 			t.Errorf("role %d sees %d events and %d deliveries of a deleted model, %v, want %d", id.Role, len(events), len(deliveries), err, want)
 		}
@@ -176,16 +176,25 @@ func TestPaging(t *testing.T) {
 			return ids, next, err
 		},
 		"Deliveries": func(p registry.Page) (ids []string, next string, err error) {
-			items, next, err := b.Deliveries(t.Context(), reader, p)
+			items, next, err := b.Deliveries(t.Context(), reader, registry.DeliveryFilter{}, p)
 			for _, d := range items {
 				ids = append(ids, d.ID)
 			}
 			return ids, next, err
 		},
 	}
+	for hook, what := range map[string]string{"": "Deliveries of the model", "b": "Deliveries of the model to b"} {
+		lists[what] = func(p registry.Page) (ids []string, next string, err error) {
+			items, next, err := b.Deliveries(t.Context(), reader, registry.DeliveryFilter{ModelID: m.ID, Hook: hook}, p)
+			for _, d := range items {
+				ids = append(ids, d.ID)
+			}
+			return ids, next, err
+		}
+	}
 	for name, list := range lists {
 		want, next, err := list(registry.Page{})
-		if size := len(want); err != nil || next != "" || size != n && (name != "Deliveries" || size != 2*n) {
+		if size := len(want); err != nil || next != "" || size != n && (!strings.HasPrefix(name, "Deliveries") || size != 2*n) {
 			t.Fatalf("%s of everything = %d items, next %q, %v, want %d", name, size, next, err, n)
 		}
 		for limit := 1; limit <= len(want)+1; limit++ {
@@ -218,6 +227,50 @@ func TestPaging(t *testing.T) {
 			if items, _, err := list(registry.Page{Cursor: cursor}); err != nil || slices.ContainsFunc(items, func(s string) bool { return !slices.Contains(want, s) }) {
 				t.Errorf("%s with the cursor of %q = %v, %v, want a part of %v", name, raw, items, err, want)
 			}
+		}
+	}
+}
+
+// Of all deliveries, those of one model, version or hook are found, the newest first.
+func TestDeliveriesAreFiltered(t *testing.T) {
+	b := newBook(t)
+	one, two := b.model("acme/one", registry.Public), b.model("acme/two", registry.Private)
+	about := func(m registry.Model, what, tag string, sinks ...string) registry.EventAnnounced {
+		e := event(m, what, sinks...)
+		if tag != "" {
+			e.Event.Version = registry.MustTag(tag)
+		}
+		return e
+	}
+	b.add(about(one, "1", "v1.0.0", "a", "b"), about(two, "2", "v1.0.0", "a"), about(one, "3", "", "b"))
+	b.add(about(one, "4", "v1.0.0"), about(one, "5", "v1.0.1", "a", "b"), about(one, "6", "v1.0.0", "b"))
+	v := registry.MustTag("v1.0.0")
+	tests := []struct {
+		id     access.Identity
+		filter registry.DeliveryFilter
+		want   string
+	}{
+		{admin, registry.DeliveryFilter{}, "6b 5b 5a 3b 2a 1b 1a"},
+		{admin, registry.DeliveryFilter{Hook: "a"}, "5a 2a 1a"},
+		{admin, registry.DeliveryFilter{ModelID: one.ID}, "6b 5b 5a 3b 1b 1a"},
+		{admin, registry.DeliveryFilter{ModelID: one.ID, Hook: "a"}, "5a 1a"},
+		{admin, registry.DeliveryFilter{ModelID: one.ID, Version: v}, "6b 1b 1a"},
+		{admin, registry.DeliveryFilter{ModelID: one.ID, Version: v, Hook: "a"}, "1a"},
+		{admin, registry.DeliveryFilter{ModelID: one.ID, Version: registry.MustTag("v1.0.0-rc.1")}, ""},
+		{admin, registry.DeliveryFilter{ModelID: two.ID}, "2a"},
+		{admin, registry.DeliveryFilter{ModelID: "id-acme-on"}, ""},
+		{admin, registry.DeliveryFilter{Hook: "c"}, ""},
+		{reader, registry.DeliveryFilter{ModelID: two.ID}, ""},
+		{reader, registry.DeliveryFilter{Hook: "a"}, "5a 1a"},
+	}
+	for _, tt := range tests {
+		deliveries, next, err := b.Deliveries(t.Context(), tt.id, tt.filter, registry.Page{})
+		var got []string
+		for _, d := range deliveries {
+			got = append(got, fmt.Sprint(d.Event.Seq, d.Sink))
+		}
+		if text := strings.Join(got, " "); text != tt.want || next != "" || err != nil {
+			t.Errorf("Deliveries(role %d, %+v) = %q, next %q, %v, want %q", tt.id.Role, tt.filter, text, next, err, tt.want)
 		}
 	}
 }
@@ -381,6 +434,15 @@ func FuzzCheck(f *testing.F) {
 		{registry.ModelCreated{Model: m}, v, e, registry.ModelDeleted{ModelID: "m1"}},
 		{registry.ModelCreated{Model: m}, v, evaluation(m, "v1.0.0", "e1"), change(m, v, staging, "c1"), registry.DeliveryTried{Attempt: registry.Attempt{Sink: "notify", EventID: e.Event.ID}}},
 		{registry.ModelImported{ModelID: "m1"}, v, registry.ImageBuilt{ModelID: "m1", Tag: v.Version.Tag, Status: registry.ImageStatus{State: registry.ImageReady}, Manifests: []registry.StoredManifest{{Subject: "x"}}}},
+		{
+			registry.RepositoryCreated{Repository: registry.Repository{ID: "r1", Name: "acme/tools"}},
+			registry.BlobsLinked{ModelID: "r1", Blobs: []registry.LinkedBlob{{Digest: "sha256:b", SizeBytes: 1, Alias: "sha512:b"}}},
+			registry.ManifestPushed{Repository: "r1", Manifest: registry.StoredManifest{Descriptor: registry.Descriptor{Digest: "sha256:m"}, Subject: "sha256:s"}, Alias: "sha512:m", Tags: []string{"a", "b"}},
+			registry.TagDeleted{Repository: "r1", Tag: "a"},
+			registry.ManifestDeleted{Repository: "r1", Digest: "sha256:m"},
+			registry.BlobsUnlinked{ModelID: "r1", Digests: []digest.Digest{"sha256:b"}},
+		},
+		{registry.RepositoryCreated{Repository: registry.Repository{ID: "r1", Name: "a"}}, registry.ManifestPushed{Repository: "r1", Tags: []string{"a\x00b"}}, registry.RepositoryDeleted{RepositoryID: "r1"}, registry.RepositoryCreated{}},
 		{registry.TokenCreated{}, registry.TokenRevoked{}},
 		{registry.TokenCreated{Token: registry.Token{ID: "t", Hash: "h"}}, registry.TokenRevoked{TokenID: "t"}},
 		{registry.EdgesAdded{ModelID: "m1", Edges: []registry.LineageEdge{{From: "a\x00b", To: "c", Kind: "used"}}}},
@@ -440,7 +502,7 @@ func FuzzModelsCursor(f *testing.F) {
 		if next != "" && base64.RawURLEncoding.EncodeToString([]byte(models[0].Name.String())) != next {
 			t.Errorf("Models(%q) gives cursor %q, want one made of the model that it shows, %s", cursor, next, models[0].Name)
 		}
-		deliveries, _, err := b.Deliveries(t.Context(), reader, p)
+		deliveries, _, err := b.Deliveries(t.Context(), reader, registry.DeliveryFilter{}, p)
 		if err != nil && !errors.Is(err, registry.ErrInvalid) {
 			t.Errorf("Deliveries(%q) = %v", cursor, err)
 		}

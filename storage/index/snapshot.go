@@ -107,34 +107,44 @@ func OpenCopy(path string) (*DB, error) {
 
 // NamedBlob is a blob that the index names.
 type NamedBlob struct {
-	ModelID   string
+	Owner     string // id of the model or repository that owns it; of a manifest, the repository that has it
 	Digest    string
 	SizeBytes int64 // -1 when the index does not say
 }
 
-// NamedBlobs calls fn for each blob that a model owns, and for each manifest.
+// NamedBlobs calls fn for each blob that a model or a repository owns, and for each manifest.
 func (s Snapshot) NamedBlobs(fn func(NamedBlob) error) error {
 	for r := range s.t.scan(bucketBlobs, nil, nil) {
-		modelID, digest, ok := strings.Cut(string(r.key), "\x00")
+		owner, digest, ok := strings.Cut(string(r.key), "\x00")
 		var size int64
 		if err := r.decode(&size); err != nil || !ok {
 			return fmt.Errorf("row %q of %s: %w", r.key, bucketBlobs, errors.Join(err, ErrDamaged))
 		}
-		if err := fn(NamedBlob{modelID, digest, size}); err != nil {
+		if err := fn(NamedBlob{owner, digest, size}); err != nil {
 			return err
 		}
 	}
 	for r := range s.t.scan(bucketManifests, nil, nil) {
-		_, digest, ok := strings.Cut(string(r.key), "\x00")
+		repository, digest, ok := strings.Cut(string(r.key), "\x00")
 		var m registry.StoredManifest
 		if err := r.decode(&m); err != nil || !ok {
 			return fmt.Errorf("row %q of %s: %w", r.key, bucketManifests, errors.Join(err, ErrDamaged))
 		}
-		if err := fn(NamedBlob{Digest: digest, SizeBytes: m.SizeBytes}); err != nil {
+		if err := fn(NamedBlob{repository, digest, m.SizeBytes}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// OwnerName is the name of a model, of its images' repository, or of a repository, as clients know it; empty when it is gone.
+func (s Snapshot) OwnerName(id string) (string, error) {
+	model, image := strings.CutSuffix(id, registry.ImageRepository(""))
+	name, err := ownerName(s.t, model)
+	if image && name != "" {
+		name += "/image"
+	}
+	return name, err
 }
 
 // Attachments calls fn with each digest that an evaluation names as an attachment.

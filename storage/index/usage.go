@@ -6,7 +6,7 @@ import (
 	"github.com/herdbook/herdbook/registry"
 )
 
-// own records that a model owns a blob, once.
+// own records that a model or a repository owns a blob, once.
 func own(t tx, modelID, digest string, sizeBytes int64) error {
 	var before int64
 	found, err := t.get(bucketBlobs, key(modelID, digest), &before)
@@ -71,7 +71,7 @@ func disownAll(t tx, modelID string) error {
 	return nil
 }
 
-// Usage is how much a model owns. A blob that other models own too counts in full.
+// Usage is how much a model or a repository owns. A blob that other models own too counts in full.
 func (db *DB) Usage(ctx context.Context, modelID string) (registry.Usage, error) {
 	var u registry.Usage
 	err := db.view(ctx, func(t tx) error {
@@ -81,7 +81,7 @@ func (db *DB) Usage(ctx context.Context, modelID string) (registry.Usage, error)
 	return u, err
 }
 
-// Usages is how much each model owns, by model id; those that own nothing are left out.
+// Usages is how much each model and each repository owns, by id; those that own nothing are left out.
 func (db *DB) Usages(ctx context.Context) (map[string]registry.Usage, error) {
 	all := map[string]registry.Usage{}
 	err := db.view(ctx, func(t tx) error {
@@ -122,17 +122,18 @@ func (db *DB) ExclusiveBytes(ctx context.Context, modelID string) (int64, error)
 	return bytes, err
 }
 
-// Owners are the names of the models that own a blob, in no particular order.
+// Owners are the names of the models and the repositories that own a blob, in no particular order.
 func (db *DB) Owners(ctx context.Context, digest string) ([]string, error) {
 	var names []string
 	err := db.view(ctx, func(t tx) error {
 		p := prefix(digest)
 		for r := range t.scan(bucketOwners, p, nil) {
-			var m registry.Model
-			if found, err := t.get(bucketModels, append([]byte(nil), r.key[len(p):]...), &m); err != nil {
+			name, err := ownerName(t, string(r.key[len(p):]))
+			if err != nil {
 				return err
-			} else if found {
-				names = append(names, m.Name.String())
+			}
+			if name != "" {
+				names = append(names, name)
 			}
 		}
 		return nil

@@ -112,7 +112,10 @@ func Start(tb testing.TB, change ...func(*Config)) *Server {
 			Lines: func(registry.Model, lifecycle.Report) []string { return nil }, Pushed: func(string) {}, Log: log,
 		},
 		LFS: lfs.Config{Index: s.Data.Index, Blobs: uploads{content}, Lifecycle: s.Lifecycle, Signer: s.Signer, PublicURL: public, Log: log},
-		OCI: oci.Config{Index: s.Data.Index, Blobs: content, PublicURL: public, Log: log},
+		OCI: oci.Config{
+			Index: s.Data.Index, Blobs: content, Uploads: ociUploads{content}, Lifecycle: s.Lifecycle,
+			Sessions: oci.Sessions{Key: []byte("0123456789abcdef")}, PublicURL: public, Log: log,
+		},
 	}
 	for _, f := range change {
 		f(&c)
@@ -425,6 +428,14 @@ func (b blobs) UsedAt(ctx context.Context, d digest.Digest) (time.Time, error) {
 	return b.dir.UsedAt(ctx, d)
 }
 
+func (b blobs) Touch(ctx context.Context, d digest.Digest) error {
+	err := b.dir.Touch(ctx, d)
+	if errors.Is(err, blob.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", err, registry.ErrNotFound)
+	}
+	return err
+}
+
 func (b blobs) Open(ctx context.Context, d digest.Digest) (*os.File, error) {
 	f, err := b.dir.Open(ctx, d)
 	if err != nil {
@@ -464,20 +475,23 @@ func (u uploads) Put(ctx context.Context, r io.Reader, d digest.Digest, sizeByte
 
 // Resume implements lfs.Blobs.
 func (u uploads) Resume(ctx context.Context, id string, begin bool) (lfs.Upload, error) {
-	open := u.dir.OpenUpload
+	one, err := u.resume(ctx, id, begin)
+	return upload{one}, err
+}
+
+func (b blobs) resume(ctx context.Context, id string, begin bool) (*blob.Upload, error) {
+	open := b.dir.OpenUpload
 	if begin {
-		open = u.dir.ResumeUpload
+		open = b.dir.ResumeUpload
 	}
 	one, err := open(ctx, id)
 	switch {
 	case errors.Is(err, blob.ErrNotFound):
-		return nil, fmt.Errorf("%w: %w", err, registry.ErrNotFound)
+		err = fmt.Errorf("%w: %w", err, registry.ErrNotFound)
 	case errors.Is(err, blob.ErrInUse):
-		return nil, registry.Conflict("the upload is in use; try again")
-	case err != nil:
-		return nil, err
+		err = registry.Conflict("the upload is in use; try again")
 	}
-	return upload{one}, nil
+	return one, err
 }
 
 // upload implements lfs.Upload.
@@ -486,6 +500,27 @@ type upload struct{ *blob.Upload }
 func (u upload) Commit(d digest.Digest, sizeBytes int64) error {
 	_, err := u.Upload.Commit(d, sizeBytes)
 	return notTheObject(err)
+}
+
+// ociUploads implements oci.Uploads. It takes digests of SHA-256 only.
+type ociUploads struct{ blobs }
+
+func (u ociUploads) Resume(ctx context.Context, id string, begin bool) (oci.Upload, error) {
+	one, err := u.resume(ctx, id, begin)
+	return ociUpload{one}, err
+}
+
+func (u ociUploads) Put(ctx context.Context, r io.Reader, want digest.Digest) (registry.LinkedBlob, error) {
+	d, err := u.store(ctx, r, want, -1)
+	return registry.LinkedBlob{Digest: d.Digest, SizeBytes: d.Size}, notTheObject(err)
+}
+
+// ociUpload implements oci.Upload.
+type ociUpload struct{ *blob.Upload }
+
+func (u ociUpload) Commit(want digest.Digest) (registry.LinkedBlob, error) {
+	d, err := u.Upload.Commit(want, -1)
+	return registry.LinkedBlob{Digest: d.Digest, SizeBytes: d.Size}, notTheObject(err)
 }
 
 // notTheObject makes the client's fault of content that is not what it was said to be.

@@ -3,8 +3,9 @@
 // A token comes as a bearer token or as the password of HTTP Basic authentication with any
 // user name, which is what Git, Git LFS and OCI clients send. A request without credentials
 // is anonymous; one with wrong credentials is refused, also where it could read without any,
-// because to go on as somebody else than one thinks is a trap. OCI clients that were asked for a
-// token and have none bring [Anonymous].
+// because to go on as somebody else than one thinks is a trap. Where a protocol wants a token of who
+// has none, it is [Anonymous]. The tokens that OCI clients are given are known at their door only, see
+// [RegistryPrefix].
 package auth
 
 import (
@@ -21,8 +22,8 @@ import (
 	"github.com/herdbook/herdbook/registry/access"
 )
 
-// maxTokenLen bounds what is taken for a token, in bytes.
-const maxTokenLen = 4096
+// maxTokenLen bounds what is taken for a token, in bytes. That of an OCI client names all that it is for.
+const maxTokenLen = 16 << 10
 
 // Tokens finds a token by the SHA-256 of its text, in hex; registry.ErrNotFound without one.
 type Tokens interface {
@@ -52,7 +53,15 @@ func (a *Authenticator) Identify(r *http.Request) (access.Identity, error) {
 	if token == Anonymous {
 		return access.Anonymous(a.AnonymousRead), nil
 	}
-	known, err := a.Tokens.Token(r.Context(), Hash(token))
+	if strings.HasPrefix(token, RegistryPrefix) && (r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/")) {
+		return access.Anonymous(a.AnonymousRead), nil
+	}
+	return Of(r.Context(), a.Tokens, token)
+}
+
+// Of is who a token stands for; registry.ErrWrongToken when it is worth nothing.
+func Of(ctx context.Context, tokens Tokens, token string) (access.Identity, error) {
+	known, err := tokens.Token(ctx, Hash(token))
 	if errors.Is(err, registry.ErrNotFound) {
 		return access.Identity{}, registry.ErrWrongToken
 	}
@@ -61,6 +70,10 @@ func (a *Authenticator) Identify(r *http.Request) (access.Identity, error) {
 	}
 	return access.Of(known)
 }
+
+// RegistryPrefix begins the tokens that the door of OCI clients gives out. Only that door knows them; until it has looked, who brings
+// one is a stranger there. At every other door such a token is wrong.
+const RegistryPrefix = "hbr_"
 
 // Anonymous is the token of a caller without credentials, where a protocol wants one.
 const Anonymous = "anonymous"

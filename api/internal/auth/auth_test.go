@@ -70,7 +70,7 @@ func TestIdentify(t *testing.T) {
 		{"not base64", "Basic !!!", access.Identity{}, registry.ErrUnauthenticated},
 		{"no colon", "Basic " + base64.StdEncoding.EncodeToString([]byte(secret)), access.Identity{}, registry.ErrUnauthenticated},
 		{"another scheme", "Digest " + secret, access.Identity{}, registry.ErrUnauthenticated},
-		{"too long", "Bearer " + strings.Repeat("a", 5000), access.Identity{}, registry.ErrUnauthenticated},
+		{"too long", "Bearer " + strings.Repeat("a", 17000), access.Identity{}, registry.ErrUnauthenticated},
 	}
 	for _, test := range tests {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
@@ -126,6 +126,50 @@ func TestNewToken(t *testing.T) {
 			t.Fatalf("NewToken = %q, %+v: known before, or kept as it is", secret, kept)
 		}
 		seen[secret], seen[kept.ID] = true, true
+	}
+}
+
+// A token of OCI clients is left to their door, where its bearer is a stranger until the door has looked.
+func TestIdentifyOCI(t *testing.T) {
+	for _, test := range []struct {
+		path string
+		want error
+	}{
+		{"/v2", nil},
+		{"/v2/", nil},
+		{"/v2/acme/fraud/tags/list", nil},
+		{"/", registry.ErrWrongToken},
+		{"/v2x", registry.ErrWrongToken},
+		{"/api/v1/whoami", registry.ErrWrongToken},
+		{"/acme/fraud.git/info/refs", registry.ErrWrongToken},
+		{"/acme/v2/", registry.ErrWrongToken},
+	} {
+		for _, header := range []string{"Bearer hbr_x", basic("any", "hbr_x")} {
+			for _, mayRead := range []bool{false, true} {
+				r := httptest.NewRequest(http.MethodGet, test.path, nil)
+				r.Header.Set("Authorization", header)
+				id, err := (&auth.Authenticator{Tokens: tokens{}, AnonymousRead: mayRead}).Identify(r)
+				if !errors.Is(err, test.want) || (err == nil && id != access.Anonymous(mayRead)) {
+					t.Errorf("Identify of %s at %s = %+v, %v; want a stranger, %v", header, test.path, id, err, test.want)
+				}
+			}
+		}
+	}
+}
+
+func TestOf(t *testing.T) {
+	secret, kept := auth.NewToken("ada", access.Admin)
+	known := tokens{kept.Hash: kept}
+	if id, err := auth.Of(t.Context(), known, secret); err != nil || id != (access.Identity{Name: "ada", Role: access.Admin, TokenID: kept.ID}) {
+		t.Errorf("Of a token = %+v, %v, want ada", id, err)
+	}
+	for _, wrong := range []string{"", "hb_wrong", kept.Hash, auth.Anonymous} {
+		if id, err := auth.Of(t.Context(), known, wrong); !errors.Is(err, registry.ErrWrongToken) {
+			t.Errorf("Of(%q) = %+v, %v, want ErrWrongToken", wrong, id, err)
+		}
+	}
+	if _, err := auth.Of(t.Context(), broken{}, secret); !errors.Is(err, errDisk) || errors.Is(err, registry.ErrUnauthenticated) {
+		t.Errorf("Of with a broken store = %v, want that it is broken, not that the token is wrong", err)
 	}
 }
 

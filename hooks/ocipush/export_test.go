@@ -1,0 +1,7 @@
+package ocipush
+
+// For tests.
+var (
+	Parts      = parts
+	RetryAfter = retryAfter
+)

@@ -1,0 +1,83 @@
+package lifecycle
+
+import (
+	"bytes"
+	"context"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/modelpack"
+)
+
+// attest states what a version came from and what was measured of it, for its artifact's referrers: whoever copies the artifact to another
+// registry takes the proof along. The caller holds the model's lock and commits the record.
+func (s *Service) attest(ctx context.Context, m registry.Model, v registry.VersionRecord) (registry.VersionAttested, error) {
+	// Only what everybody may know who can read the model.
+	reader := access.Identity{Name: access.System.Name, Role: access.Reader}
+	if m.Visibility == registry.Public {
+		reader = access.Anonymous(true)
+	}
+	graph, err := s.Index.Lineage(ctx, reader, registry.Walk{
+		Start: registry.VersionNodeID(m.ID, v.Version.Tag), Direction: registry.Ancestors, Depth: 1,
+	})
+	if err != nil {
+		return registry.VersionAttested{}, err
+	}
+	lineage, err := modelpack.AttestLineage(m.Name, v.Version, graph.Nodes, graph.Edges)
+	if err != nil {
+		return registry.VersionAttested{}, err
+	}
+	all := []modelpack.Attestation{lineage}
+	evaluations, err := s.Index.Evaluations(ctx, m.ID, v.Version.Commit)
+	if err != nil {
+		return registry.VersionAttested{}, err
+	}
+	if len(evaluations) > 0 {
+		measured, err := modelpack.AttestEvaluations(m.Name, v.Version, evaluations)
+		if err != nil {
+			return registry.VersionAttested{}, err
+		}
+		all = append(all, measured)
+	}
+	return s.storeAttestations(ctx, m, v, all...)
+}
+
+// attestEvaluation states what was measured of versions of one commit, with an evaluation that is about to be recorded.
+func (s *Service) attestEvaluation(ctx context.Context, m registry.Model, versions []registry.VersionRecord, e registry.Evaluation) ([]registry.Record, error) {
+	if len(versions) == 0 {
+		return nil, nil
+	}
+	evaluations, err := s.Index.Evaluations(ctx, m.ID, e.Commit)
+	if err != nil {
+		return nil, err
+	}
+	var records []registry.Record
+	for _, v := range versions {
+		a, err := modelpack.AttestEvaluations(m.Name, v.Version, append(evaluations[:len(evaluations):len(evaluations)], e))
+		if err != nil {
+			return nil, err
+		}
+		record, err := s.storeAttestations(ctx, m, v, a)
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, record)
+	}
+	return records, nil
+}
+
+// storeAttestations puts statements into the store. Until the record is committed nothing names them.
+func (s *Service) storeAttestations(ctx context.Context, m registry.Model, v registry.VersionRecord, all ...modelpack.Attestation) (registry.VersionAttested, error) {
+	record := registry.VersionAttested{ModelID: m.ID, Tag: v.Version.Tag}
+	for _, a := range all {
+		for _, d := range []modelpack.Document{a.Config, a.Envelope, a.Manifest} {
+			if _, err := s.Blobs.Put(ctx, bytes.NewReader(d.Bytes)); err != nil {
+				return record, err
+			}
+		}
+		record.Blobs = append(record.Blobs,
+			registry.LinkedBlob{Digest: a.Config.Digest, SizeBytes: a.Config.SizeBytes}, registry.LinkedBlob{Digest: a.Envelope.Digest, SizeBytes: a.Envelope.SizeBytes})
+		record.Manifests = append(record.Manifests, a.Manifest.Stored())
+	}
+	return record, nil
+}

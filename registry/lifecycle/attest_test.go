@@ -1,0 +1,128 @@
+package lifecycle_test
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/herdbook/herdbook/registry"
+)
+
+// stated is a statement about a version as a registry client finds it.
+type stated struct {
+	Type    string `json:"_type"`
+	Subject []struct {
+		Name   string
+		Digest map[string]string
+	}
+	PredicateType string
+	Predicate     struct {
+		Model, Version string
+		Evaluations    []struct {
+			Dataset struct{ Name string }
+			Metrics map[string]float64
+		}
+		Edges []registry.LineageEdge
+	}
+}
+
+// statements reads what the referrers of a version's artifact say, by the end of the type of what they say.
+func (s *site) statements(m registry.Model, v registry.VersionRecord) map[string]stated {
+	s.tb.Helper()
+	referrers, err := s.data.Index.Referrers(s.tb.Context(), m.ID, v.Version.Artifact.Digest)
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	found := map[string]stated{}
+	for _, r := range referrers {
+		if r.MediaType == v1.MediaTypeImageIndex {
+			continue // the image
+		}
+		if r.Subject != v.Version.Artifact.Digest || r.ArtifactType != "application/vnd.in-toto+json" {
+			s.tb.Errorf("referrer %s is of type %q about %s", r.Digest, r.ArtifactType, r.Subject)
+		}
+		var manifest struct {
+			Layers []struct{ Digest string }
+		}
+		text, err := s.read(r.Digest)
+		if err == nil {
+			err = json.Unmarshal(text, &manifest)
+		}
+		if err != nil || len(manifest.Layers) != 1 {
+			s.tb.Fatalf("manifest of a referrer = %q, %v", text, err)
+		}
+		if _, err := s.Index.BlobSize(s.tb.Context(), m.ID, manifest.Layers[0].Digest); err != nil {
+			s.tb.Errorf("the model does not own the statement %s: %v", manifest.Layers[0].Digest, err)
+		}
+		var envelope struct {
+			PayloadType string
+			Payload     []byte
+			Signatures  *[]any
+		}
+		text, err = s.read(digest.Digest(manifest.Layers[0].Digest))
+		if err == nil {
+			err = json.Unmarshal(text, &envelope)
+		}
+		if err != nil || envelope.PayloadType != "application/vnd.in-toto+json" || envelope.Signatures == nil {
+			s.tb.Fatalf("envelope = %q, %v", text, err)
+		}
+		var one stated
+		if err := json.Unmarshal(envelope.Payload, &one); err != nil {
+			s.tb.Fatalf("statement %q: %v", envelope.Payload, err)
+		}
+		_, kind, _ := strings.Cut(one.PredicateType, "#")
+		if _, twice := found[kind]; twice {
+			s.tb.Errorf("two statements of type %s", one.PredicateType)
+		}
+		found[kind] = one
+		if one.Type != "https://in-toto.io/Statement/v1" || len(one.Subject) != 2 || one.Subject[0].Digest["sha256"] != v.Version.Artifact.Digest.Encoded() ||
+			one.Subject[1].Digest["gitCommit"] != string(v.Version.Commit) || one.Predicate.Model != m.Name.String() || one.Predicate.Version != v.Version.Tag.String() {
+			s.tb.Errorf("statement = %+v, want one about the artifact and the commit of %s", one, v.Version.Tag)
+		}
+	}
+	return found
+}
+
+// Whoever copies an artifact with its referrers has the proof of what it came from, and of what was measured last.
+func TestVersionsAreAttested(t *testing.T) {
+	s := open(t)
+	m := s.model(fraud)
+	first := s.publish(m, "v1.0.0", map[string]string{"README.md": "---\ndatasets: [acme/calls]\n---\n# 1\n"})
+	if err := s.BuildImages(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := s.statements(m, first)
+	if len(got) != 1 || !slices.ContainsFunc(got["lineage-v1"].Predicate.Edges, func(e registry.LineageEdge) bool { return e.Kind == registry.Used }) {
+		t.Errorf("statements about a version that nobody evaluated = %+v, want its lineage with the dataset", got)
+	}
+	for i, f1 := range []float64{0.5, 0.75} {
+		s.evaluate(m, first, f1)
+		got = s.statements(m, first)
+		measured := got["evaluations-v1"].Predicate.Evaluations
+		if len(got) != 2 || len(measured) != i+1 || measured[i].Metrics["f1"] != f1 {
+			t.Errorf("statements after evaluation %d = %+v, want lineage, and %d evaluations with an F1 of %v at last", i+1, got, i+1, f1)
+		}
+	}
+	before := s.groups()
+	if err := s.BuildImages(t.Context()); err != nil || s.groups() != before {
+		t.Errorf("BuildImages of what is there = %v, %d groups, want none", err, s.groups()-before)
+	}
+}
+
+// What was measured of a commit before the image was made is stated with it.
+func TestAttestationOfWhatWasThere(t *testing.T) {
+	s := open(t)
+	m := s.model(fraud)
+	first := s.publish(m, "v1.0.0", map[string]string{"README.md": "# 1\n"})
+	s.evaluate(m, first, 0.5)
+	if err := s.BuildImages(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.statements(m, first); len(got) != 2 {
+		t.Errorf("statements about a version whose commit was evaluated before its image = %+v, want 2", got)
+	}
+}
