@@ -3,6 +3,9 @@ package lifecycle
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"maps"
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
@@ -42,8 +45,57 @@ func (s *Service) attest(ctx context.Context, m registry.Model, v registry.Versi
 	return s.storeAttestations(ctx, m, v, all...)
 }
 
-// attestEvaluation states what was measured of versions of one commit, with an evaluation that is about to be recorded.
+// attestEvaluation states what was measured of versions of one commit, with an evaluation that is about to be recorded. What the machine cannot do
+// now is done later: an evaluation needs no space for files.
 func (s *Service) attestEvaluation(ctx context.Context, m registry.Model, versions []registry.VersionRecord, e registry.Evaluation) ([]registry.Record, error) {
+	records, err := s.evaluationStatements(ctx, m, versions, e)
+	if !passing(err) {
+		return records, err
+	}
+	s.Log.WarnContext(ctx, "what was measured of a version cannot be stated now; it will be tried again", "model", m.Name, "error", err.Error())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range versions {
+		s.unattested[registry.VersionNodeID(m.ID, v.Version.Tag)] = v
+	}
+	return nil, nil
+}
+
+// attestLate states what could not be stated when it became known.
+func (s *Service) attestLate(ctx context.Context) error {
+	s.mu.Lock()
+	late := maps.Clone(s.unattested)
+	clear(s.unattested) // an evaluation that comes now may put it there again
+	s.mu.Unlock()
+	var failures []error
+	for id, v := range late {
+		err := s.attestAgain(ctx, v)
+		if err == nil || errors.Is(err, registry.ErrNotFound) { // deleted meanwhile
+			continue
+		}
+		failures = append(failures, fmt.Errorf("attest %s: %w", v.Version.Tag, err))
+		s.mu.Lock()
+		s.unattested[id] = v
+		s.mu.Unlock()
+	}
+	return errors.Join(failures...)
+}
+
+func (s *Service) attestAgain(ctx context.Context, v registry.VersionRecord) error {
+	unlock := s.locks.lock(v.ModelID)
+	defer unlock()
+	m, err := s.Index.ModelByID(ctx, v.ModelID)
+	if err != nil {
+		return err
+	}
+	record, err := s.attest(ctx, m, v)
+	if err != nil {
+		return err
+	}
+	return s.commit(ctx, registry.Group{At: s.Now(), Actor: access.System.Name, Records: []registry.Record{record}})
+}
+
+func (s *Service) evaluationStatements(ctx context.Context, m registry.Model, versions []registry.VersionRecord, e registry.Evaluation) ([]registry.Record, error) {
 	if len(versions) == 0 {
 		return nil, nil
 	}

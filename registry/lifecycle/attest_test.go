@@ -2,8 +2,10 @@ package lifecycle_test
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -124,5 +126,33 @@ func TestAttestationOfWhatWasThere(t *testing.T) {
 	}
 	if got := s.statements(m, first); len(got) != 2 {
 		t.Errorf("statements about a version whose commit was evaluated before its image = %+v, want 2", got)
+	}
+}
+
+// An evaluation is recorded also when no file can be written; it is stated when that is possible again.
+func TestAttestationOnAFullDisk(t *testing.T) {
+	disk := &full{}
+	s := open(t, func(f *faults) { disk.Blobs, f.Blobs = f.Blobs, disk })
+	m := s.model(fraud)
+	first := s.publish(m, "v1.0.0", map[string]string{"README.md": "# 1\n"})
+	if err := s.BuildImages(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	disk.now = true
+	s.evaluate(m, first, 0.5)
+	if got := s.statements(m, first); len(got) != 1 {
+		t.Errorf("statements on a full disk = %+v, want the one that was there", got)
+	}
+	if err := s.BuildImages(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("BuildImages = %v, want that it is to be tried again", err)
+	}
+	disk.now = false
+	for range 2 {
+		if err := s.BuildImages(t.Context()); err != nil {
+			t.Errorf("BuildImages with space = %v", err)
+		}
+		if got := s.statements(m, first); len(got["evaluations-v1"].Predicate.Evaluations) != 1 {
+			t.Errorf("statements when there is space again = %+v, want one with the evaluation", got)
+		}
 	}
 }

@@ -202,8 +202,9 @@ type Service struct {
 	wake   chan struct{} // pokes the background work; see Run
 
 	mu         sync.Mutex
-	active     map[string]func() // pushes whose refs may still move, by id -> what ends their use of the model
-	signatures map[string]string // of the repositories as they were reconciled last, by model id
+	active     map[string]func()                 // pushes whose refs may still move, by id -> what ends their use of the model
+	signatures map[string]string                 // of the repositories as they were reconciled last, by model id
+	unattested map[string]registry.VersionRecord // versions whose statements are older than what is known, by node id
 }
 
 // New assembles a Service.
@@ -237,7 +238,7 @@ func New(c Config) (*Service, error) {
 		// is answered after a rebuild.
 		c.Now = func() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 	}
-	return &Service{Config: c, gates: judge, wake: make(chan struct{}, 1), active: map[string]func(){}, signatures: map[string]string{}}, nil
+	return &Service{Config: c, gates: judge, wake: make(chan struct{}, 1), active: map[string]func(){}, signatures: map[string]string{}, unattested: map[string]registry.VersionRecord{}}, nil
 }
 
 // Request is who asks for a step, and how to recognise that it was asked before.
