@@ -72,7 +72,8 @@ type Dir struct {
 	root    *os.Root // the same, for reading
 	uploads string
 	shards  [shardCount]shard
-	buffers sync.Pool // of *[]byte, bufferBytes long
+	buffers sync.Pool     // of *[]byte, bufferBytes long
+	large   chan struct{} // has an element for each upload with one of them
 
 	shardsSync  durable.SyncGroup // of path
 	uploadsSync durable.SyncGroup // of uploads
@@ -97,6 +98,7 @@ func Open(config Config) (*Dir, error) {
 	if d.uploads == "" {
 		d.uploads = filepath.Join(filepath.Dir(config.Dir), "uploads")
 	}
+	d.large = make(chan struct{}, largeBuffers)
 	d.buffers.New = func() any { b := make([]byte, bufferBytes); return &b }
 	if err := d.prepare(config.Prepared); err != nil {
 		return nil, fmt.Errorf("open blobs in %s: %w", config.Dir, err)

@@ -215,7 +215,7 @@ func TestUploadOnFullDisk(t *testing.T) {
 
 // Clients that are slow are many.
 func TestUploadsThatWaitTakeLittleMemory(t *testing.T) {
-	const uploads, mostBytes = 50, 300 << 10
+	const uploads, mostBytes = 200, 200 << 10
 	d := blobs(t, t.TempDir(), durabletest.NoSync())
 	allocated := func() int64 {
 		var m runtime.MemStats

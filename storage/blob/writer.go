@@ -14,9 +14,12 @@ import (
 )
 
 const (
-	// bufferBytes is read, hashed and written at a time. It stays in the cache of a core. Each upload has one, also one that waits for
-	// its client; half of it costs more than it saves.
-	bufferBytes = 256 << 10
+	// bufferBytes is read, hashed and written at a time. It stays in the cache of a core.
+	bufferBytes = 512 << 10
+	// largeBuffers is how many uploads have a buffer of that size at a time: each keeps it, also while it waits for its client. More uploads
+	// than these do with smallBytes, which costs a tenth more CPU.
+	largeBuffers = 32
+	smallBytes   = 64 << 10
 	// writebackBytes is how much may wait in memory before the disk is asked to begin. Then the sync of
 	// a large blob is short, and small blobs that are committed meanwhile do not wait for its data.
 	writebackBytes = 8 << 20
@@ -71,13 +74,13 @@ func (w *Writer) Write(p []byte) (n int, err error) {
 // ReadFrom appends what r yields until EOF. An error of r is returned as it is, and what came before it
 // is kept.
 func (w *Writer) ReadFrom(r io.Reader) (n int64, err error) {
-	buffer := w.dir.buffers.Get().(*[]byte)
-	defer w.dir.buffers.Put(buffer)
+	buffer, release := w.dir.buffer()
+	defer release()
 	for {
 		// Up to a multiple of the buffer: writes across the borders of pages cost half as much again.
-		filled, readErr := fill(r, (*buffer)[:bufferBytes-w.size%bufferBytes])
+		filled, readErr := fill(r, buffer[:len(buffer)-int(w.size%int64(len(buffer)))])
 		if filled > 0 {
-			written, err := w.Write((*buffer)[:filled])
+			written, err := w.Write(buffer[:filled])
 			n += int64(written)
 			if err != nil {
 				return n, err
@@ -89,6 +92,20 @@ func (w *Writer) ReadFrom(r io.Reader) (n int64, err error) {
 		if readErr != nil {
 			return n, readErr
 		}
+	}
+}
+
+// buffer is what an upload reads into until release is called.
+func (d *Dir) buffer() (buf []byte, release func()) {
+	select {
+	case d.large <- struct{}{}:
+	default:
+		return make([]byte, smallBytes), func() {}
+	}
+	buffer := d.buffers.Get().(*[]byte)
+	return *buffer, func() {
+		d.buffers.Put(buffer)
+		<-d.large
 	}
 }
 
