@@ -152,6 +152,15 @@ func (d *disk) cut(m *machine, name string) (image string) {
 	for _, pid := range family {
 		_ = syscall.Kill(pid, syscall.SIGSTOP)
 	}
+	// A thread that is in the kernel stands still when it comes back from there: until then it may write behind the copy's back.
+	eventuallyNil(d.t, 10*time.Second, func() error {
+		for _, pid := range family {
+			if task := moving(pid); task != "" {
+				return fmt.Errorf("a task of process %d does not stop: %s", pid, task)
+			}
+		}
+		return nil
+	})
 	image = filepath.Join(d.dir, name)
 	out, err := exec.Command("cp", "--sparse=always", d.image, image).CombinedOutput()
 	if err == nil && d.journal != "" {
@@ -164,6 +173,23 @@ func (d *disk) cut(m *machine, name string) (image string) {
 		d.t.Fatalf("copy the disk: %v\n%s", err, out)
 	}
 	return image
+}
+
+// moving is a task of a process that does not stand still.
+func moving(pid int) string {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, task := range tasks {
+		stat, err := os.ReadFile(task)
+		if err != nil {
+			continue // it has ended
+		}
+		// Source: proc_pid_stat(5): the state is behind the name, which is in parentheses.
+		_, state, _ := strings.Cut(string(stat[max(0, bytes.LastIndexByte(stat, ')')):]), " ")
+		if state != "" && !strings.ContainsAny(state[:1], "TtZX") {
+			return string(stat)
+		}
+	}
+	return ""
 }
 
 // newBoot is a command before which another command runs as after a restart of the machine: the kernel gives another id for
