@@ -66,10 +66,7 @@ func (h *Handler) write(c echo.Context) error {
 	if strings.Contains(path, "%") {
 		return coded(http.StatusNotFound, "NAME_INVALID", "a repository's name has no escaped characters")
 	}
-	if name, ok := strings.CutSuffix(path, "/blobs/uploads/"); ok && method == http.MethodPost {
-		return h.begin(c, name)
-	}
-	if name, ok := strings.CutSuffix(path, "/blobs/uploads"); ok && method == http.MethodPost {
+	if name, ok := strings.CutSuffix(strings.TrimSuffix(path, "/"), "/blobs/uploads"); ok && method == http.MethodPost {
 		return h.begin(c, name)
 	}
 	rest, last, _ := cutLast(path)

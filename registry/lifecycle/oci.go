@@ -314,9 +314,8 @@ func freeTag(r registry.OCIRepository, tag string) error {
 
 // MissingPartError says that a manifest names what is not in its repository. It is a [registry.ErrInvalid].
 type MissingPartError struct {
-	Digest   digest.Digest
-	Manifest bool
-	Err      error
+	Digest digest.Digest
+	Err    error
 }
 
 func (e *MissingPartError) Error() string { return e.Err.Error() }
@@ -327,7 +326,7 @@ func (e *MissingPartError) Unwrap() error { return e.Err }
 func (s *Service) checkParts(ctx context.Context, r registry.OCIRepository, m registry.Manifest) error {
 	check := func(d v1.Descriptor, what string, size int64, err error) error {
 		if errors.Is(err, registry.ErrNotFound) {
-			return &MissingPartError{d.Digest, what == "manifest", registry.Invalid("manifest", "it names the %s %s, which is not in %s; push that first", what, d.Digest, r.Name)}
+			return &MissingPartError{d.Digest, registry.Invalid("manifest", "it names the %s %s, which is not in %s; push that first", what, d.Digest, r.Name)}
 		}
 		if err == nil && size != d.Size {
 			err = registry.Invalid("manifest", "it says that the %s %s has %d bytes; it has %d", what, d.Digest, d.Size, size)
