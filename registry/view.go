@@ -62,6 +62,7 @@ type Walk struct {
 	Direction Direction
 	Depth     int        // edges from the start, at most MaxLineageDepth; 0 means that
 	Kinds     []EdgeKind // empty means all
+	Known     string     // id of a model that is shown whoever asks; empty means none
 }
 
 // The bounds of an answer about lineage.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
@@ -21,7 +22,7 @@ func (s *Service) attest(ctx context.Context, m registry.Model, v registry.Versi
 		reader = access.Anonymous(true)
 	}
 	graph, err := s.Index.Lineage(ctx, reader, registry.Walk{
-		Start: registry.VersionNodeID(m.ID, v.Version.Tag), Direction: registry.Ancestors, Depth: 1,
+		Start: registry.VersionNodeID(m.ID, v.Version.Tag), Direction: registry.Ancestors, Depth: 1, Known: m.ID,
 	})
 	if err != nil {
 		return registry.VersionAttested{}, err
@@ -93,6 +94,29 @@ func (s *Service) attestAgain(ctx context.Context, v registry.VersionRecord) err
 		return err
 	}
 	return s.commit(ctx, registry.Group{At: s.Now(), Actor: access.System.Name, Records: []registry.Record{record}})
+}
+
+// attestAnew states anew what is known of a model's versions, as those may know it who can read m, which the model is about to become. The caller
+// holds the model's lock. What is stated stays correct when the model stays what it was.
+func (s *Service) attestAnew(ctx context.Context, m registry.Model) error {
+	versions, err := s.Index.Versions(ctx, m.ID)
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(versions, 100) { // a group of records is kept in memory
+		g := registry.Group{At: s.Now(), Actor: access.System.Name}
+		for _, v := range some {
+			record, err := s.attest(ctx, m, v)
+			if err != nil {
+				return err
+			}
+			g.Records = append(g.Records, record)
+		}
+		if err := s.commit(ctx, g); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Service) evaluationStatements(ctx context.Context, m registry.Model, versions []registry.VersionRecord, e registry.Evaluation) ([]registry.Record, error) {

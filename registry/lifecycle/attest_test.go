@@ -12,6 +12,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/lifecycle"
 )
 
 // stated is a statement about a version as a registry client finds it.
@@ -112,6 +113,40 @@ func TestVersionsAreAttested(t *testing.T) {
 	before := s.groups()
 	if err := s.BuildImages(t.Context()); err != nil || s.groups() != before {
 		t.Errorf("BuildImages of what is there = %v, %d groups, want none", err, s.groups()-before)
+	}
+}
+
+// What a private model descends from may be private too: everybody who can read the model after it was made public reads of what is public only.
+func TestAttestationOfWhatBecomesPublic(t *testing.T) {
+	s := open(t)
+	base := s.model(registry.MustModelName("acme/base"))
+	s.publish(base, "v1.0.0", map[string]string{"README.md": "# base\n"})
+	m := s.model(fraud)
+	private, public := registry.Private, registry.Public
+	for _, x := range []registry.Model{base, m} {
+		if _, err := s.ChangeModel(t.Context(), by("ann"), x, lifecycle.ModelChange{Visibility: &private}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := s.publish(m, "v1.0.0", map[string]string{"README.md": "---\nbase_model: acme/base@v1.0.0\ndatasets: [calls]\n---\n# 1\n"})
+	if err := s.BuildImages(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.evaluate(m, first, 0.5)
+	wantBase := func(when, want string) {
+		t.Helper()
+		edges := s.statements(m, first)["lineage-v1"].Predicate.Edges
+		if !slices.ContainsFunc(edges, func(e registry.LineageEdge) bool { return e.Kind == registry.DerivedFrom && e.To == want }) || len(edges) != 2 {
+			t.Errorf("lineage of %s = %v, want a dataset and the base model as %s", when, edges, want)
+		}
+	}
+	wantBase("a private model", registry.VersionNodeID(base.ID, registry.MustTag("v1.0.0")))
+	if _, err := s.ChangeModel(t.Context(), by("ann"), m, lifecycle.ModelChange{Visibility: &public}); err != nil {
+		t.Fatal(err)
+	}
+	wantBase("a model that became public", "model:acme/base@v1.0.0")
+	if got := s.statements(m, first); len(got) != 2 {
+		t.Errorf("statements of a model that became public = %+v, want 2", got)
 	}
 }
 

@@ -238,6 +238,11 @@ func (s *Service) ChangeModel(ctx context.Context, by Request, m registry.Model,
 		}
 		m.Protected = *change.Protected
 	}
+	if m.Visibility == registry.Public && before != registry.Public {
+		if err := s.attestAnew(ctx, m); err != nil {
+			return m, err
+		}
+	}
 	g := registry.Group{At: s.Now(), Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
 		registry.ModelChanged{ModelID: m.ID, Description: m.Description, Visibility: m.Visibility, Protected: m.Protected},
 	}}

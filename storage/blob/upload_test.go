@@ -5,14 +5,18 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -425,6 +429,56 @@ func TestUploadCrash(t *testing.T) {
 		}
 	})
 }
+
+// While a body comes, what came is made durable from time to time: after 64 MiB at the earliest, and not
+// more often than every two seconds.
+func TestCheckpoints(t *testing.T) {
+	root := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		d := blobs(t, root, durabletest.NoSync())
+		u, err := d.NewUpload(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		state := filepath.Join(root, "uploads", u.ID(), "state")
+		piece := make([]byte, 16<<20)
+		var seen []string
+		var pieces []io.Reader
+		for i := range 18 {
+			pieces = append(pieces, bytes.NewReader(piece), readerFunc(func([]byte) (int, error) {
+				line, err := os.ReadFile(state)
+				if err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Error(err)
+				}
+				at := "0"
+				if fields := strings.Fields(string(line)); len(fields) > 3 {
+					at = fields[3]
+				}
+				if len(seen) == 0 || seen[len(seen)-1] != at {
+					seen = append(seen, at)
+				}
+				if i >= 8 { // slow from here on
+					time.Sleep(time.Second)
+				}
+				return 0, io.EOF
+			}))
+		}
+		n, err := u.Append(t.Context(), 0, io.MultiReader(pieces...))
+		if n != 18<<24 || err != nil {
+			t.Fatalf("Append = %d, %v, want %d", n, err, 18<<24)
+		}
+		if want := []string{"0", strconv.Itoa(12 << 24), strconv.Itoa(16 << 24)}; !slices.Equal(seen, want) {
+			t.Errorf("while the body came the upload was durable up to bytes %v, want %v", seen, want)
+		}
+		if err := u.Cancel(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // An upload by an id of the caller's choice is found again after a restart, whoever began it.
 func TestResumeUpload(t *testing.T) {

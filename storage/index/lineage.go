@@ -25,8 +25,11 @@ func (db *DB) Lineage(ctx context.Context, id access.Identity, w registry.Walk) 
 type walker struct {
 	tx
 	id    access.Identity
+	known string // model, see registry.Walk
 	kinds []registry.EdgeKind
 }
+
+func (w walker) reads(m *registry.Model) bool { return m.ID == w.known || access.CanRead(w.id, m) }
 
 // step is an edge with the nodes that it joins, as the caller sees them.
 type step struct {
@@ -35,7 +38,7 @@ type step struct {
 }
 
 func walk(t tx, id access.Identity, w registry.Walk) (registry.Graph, error) {
-	wk := walker{t, id, w.Kinds}
+	wk := walker{t, id, w.Known, w.Kinds}
 	start, ok, err := wk.resolve(w.Start)
 	g := registry.Graph{Nodes: []registry.Node{}, Edges: []registry.LineageEdge{}}
 	if err != nil || !ok {
@@ -196,7 +199,7 @@ func (w walker) resolve(id string) (registry.Node, bool, error) {
 func (w walker) external(n registry.Node) (registry.Node, bool, error) {
 	name, revision, revised := strings.Cut(n.Name, "@")
 	var m registry.Model
-	if found, err := modelByName(w.tx, name, &m); err != nil || !found || !access.CanRead(w.id, &m) {
+	if found, err := modelByName(w.tx, name, &m); err != nil || !found || !w.reads(&m) {
 		return n, true, err
 	}
 	if !revised {
@@ -213,7 +216,7 @@ func (w walker) external(n registry.Node) (registry.Node, bool, error) {
 
 func (w walker) version(modelID string, tag registry.Tag) (registry.Node, bool, error) {
 	var m registry.Model
-	if found, err := w.get(bucketModels, key(modelID), &m); err != nil || !found || !access.CanRead(w.id, &m) {
+	if found, err := w.get(bucketModels, key(modelID), &m); err != nil || !found || !w.reads(&m) {
 		return registry.Node{}, false, err
 	}
 	var row registry.VersionRecord
