@@ -1,9 +1,11 @@
 package door
 
 import (
+	"errors"
 	"io"
 	"math"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -14,6 +16,11 @@ const Patience = time.Minute
 
 // patientPart is how much of an answer has to be taken within the patience, in bytes: all lines are faster than this.
 const patientPart = 1 << 20
+
+// smallPart is up to how many bytes one copy is cheaper than to have the kernel send them by itself.
+const smallPart = 4 << 10
+
+var smallParts = sync.Pool{New: func() any { return new([smallPart]byte) }}
 
 // Patient makes a client that does not take its answer lose the connection, when a part of the answer has waited
 // for longer than patience: it would keep a process or a file open for as long as it likes. How long the whole
@@ -59,6 +66,9 @@ func (w *patientWriter) ReadFrom(r io.Reader) (n int64, err error) {
 	if !ok {
 		limited = &io.LimitedReader{R: r, N: math.MaxInt64}
 	}
+	if limited.N <= smallPart {
+		return w.sendSmall(limited)
+	}
 	for limited.N > 0 {
 		w.begin()
 		// The connection looks through one io.LimitedReader only.
@@ -71,6 +81,27 @@ func (w *patientWriter) ReadFrom(r io.Reader) (n int64, err error) {
 		}
 	}
 	return n, nil
+}
+
+// sendSmall sends something with the header in front of it, where the kernel would be given the one and then the other.
+func (w *patientWriter) sendSmall(r io.Reader) (int64, error) {
+	buffer := smallParts.Get().(*[smallPart]byte)
+	defer smallParts.Put(buffer)
+	filled := 0
+	var readErr error
+	for readErr == nil && filled < len(buffer) {
+		var n int
+		n, readErr = r.Read(buffer[filled:])
+		filled += n
+	}
+	if readErr == io.EOF {
+		readErr = nil
+	}
+	if filled == 0 {
+		return 0, readErr
+	}
+	n, err := w.Write(buffer[:filled])
+	return int64(n), errors.Join(readErr, err)
 }
 
 // FlushError implements what [http.ResponseController] looks for.
