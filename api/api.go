@@ -46,6 +46,7 @@ type versionQueries interface {
 	Version(ctx context.Context, modelID string, tag registry.Tag) (registry.VersionRecord, error)
 	Versions(ctx context.Context, modelID string) ([]registry.VersionRecord, error)
 	VersionsAt(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.VersionRecord, error)
+	StateHistory(ctx context.Context, modelID string, tag registry.Tag) ([]registry.StateChange, error)
 	Evaluations(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.Evaluation, error)
 	EvaluationsPage(ctx context.Context, modelID string, commit registry.ObjectID, at registry.Page) ([]registry.Evaluation, string, error)
 }
@@ -54,6 +55,7 @@ type environmentQueries interface {
 	Policy(ctx context.Context, modelID string) (registry.PolicyState, error)
 	Environment(ctx context.Context, modelID string, env registry.EnvironmentName) (registry.EnvironmentState, error)
 	Environments(ctx context.Context, modelID string) ([]registry.EnvironmentState, error)
+	EnvironmentAt(ctx context.Context, modelID string, env registry.EnvironmentName, at time.Time) (*registry.EnvironmentChange, error)
 	History(ctx context.Context, modelID string, env registry.EnvironmentName, at registry.Page) ([]registry.EnvironmentChange, string, error)
 }
 
@@ -192,6 +194,8 @@ func (s *Server) routes() {
 	m.Match(read, "/usage", s.getModelUsage)
 	m.Match(read, "/versions", s.listVersions)
 	m.Match(read, "/versions/:tag", s.getVersion)
+	m.Match(read, "/versions/:tag/state", s.listStates)
+	m.POST("/versions/:tag/state", s.setState)
 	m.Match(read, "/evaluations/:rev", s.listEvaluations)
 	m.POST("/evaluations/:rev", s.recordEvaluation)
 	m.Match(read, "/gates/:rev", s.getGates)
@@ -201,6 +205,7 @@ func (s *Server) routes() {
 	m.POST("/environments/:env/promotions", s.promote)
 	m.POST("/environments/:env/approvals", s.approve)
 	m.POST("/environments/:env/rollback", s.rollBack)
+	m.POST("/environments/:env/freeze", s.freeze)
 	m.Match(read, "/lineage/:rev", s.getLineage)
 
 	for _, d := range s.Doors {

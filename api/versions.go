@@ -11,6 +11,7 @@ import (
 	"github.com/herdbook/herdbook/api/internal/door"
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/lifecycle"
 )
 
 // Version is a version as the API shows it.
@@ -19,6 +20,7 @@ type Version struct {
 	Tag         registry.Tag          `json:"tag"`
 	Commit      registry.ObjectID     `json:"commit"`
 	State       registry.VersionState `json:"state"`
+	Changed     *registry.StateChange `json:"state_change,omitempty"` // how it came into its state; absent while it was never in another
 	Message     string                `json:"message,omitempty"`
 	PublishedAt time.Time             `json:"published_at"`
 	PublishedBy string                `json:"published_by"`
@@ -55,7 +57,7 @@ func (s *Server) showVersion(ctx context.Context, m registry.Model, v registry.V
 		return Version{}, err
 	}
 	shown := Version{
-		Model: m.Name, Tag: v.Version.Tag, Commit: v.Version.Commit, State: v.State, Message: v.Version.Message,
+		Model: m.Name, Tag: v.Version.Tag, Commit: v.Version.Commit, State: v.State, Changed: v.Changed, Message: v.Version.Message,
 		PublishedAt: v.Version.PublishedAt, PublishedBy: v.Version.PublishedBy, Warnings: v.Version.Warnings,
 		Artifact: Artifact{s.host() + "/" + m.Name.String() + ":" + v.Version.Tag.String(), v.Version.Artifact.Digest, v.Version.Artifact.MediaType},
 		Image:    Image{s.host() + "/" + m.Name.String() + "/image:" + v.Version.Tag.String(), v.Image.State, v.Image.Digest, v.Image.Error},
@@ -130,8 +132,65 @@ func (s *Server) getVersion(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	shown.Card, shown.Files, shown.Pull = &v.Version.Card, v.Version.Files, registry.Pulls(s.PublicURL, m.Name, v)
+	shown.Card, shown.Files = &v.Version.Card, v.Version.Files
+	if v.State != registry.Revoked {
+		shown.Pull = registry.Pulls(s.PublicURL, m.Name, v)
+	}
 	return c.JSON(http.StatusOK, shown)
+}
+
+// NewState is what a person says about a version.
+type NewState struct {
+	State     string `json:"state"` // published, which restores it, deprecated, quarantined or revoked
+	Reason    string `json:"reason"`
+	ForceLive bool   `json:"force_live,omitempty"` // revoke it although it runs somewhere
+}
+
+func (s *Server) setState(c echo.Context) error {
+	m, err := s.model(c, access.SetState)
+	if err != nil {
+		return err
+	}
+	tag, err := registry.ParseTag(c.Param("tag"))
+	if err != nil {
+		return err
+	}
+	var in NewState
+	if err := decode(c, maxBodyBytes, &in); err != nil {
+		return err
+	}
+	state, err := registry.ParseVersionState(in.State)
+	if err != nil {
+		return err
+	}
+	change, err := s.Lifecycle.SetState(c.Request().Context(), door.Request(c), m, tag, lifecycle.NewState{State: state, Reason: in.Reason, ForceLive: in.ForceLive})
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusCreated, change)
+}
+
+func (s *Server) listStates(c echo.Context) error {
+	m, err := s.model(c, access.Read)
+	if err != nil {
+		return err
+	}
+	tag, err := registry.ParseTag(c.Param("tag"))
+	if err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	if _, err := s.Index.Version(ctx, m.ID, tag); err != nil {
+		return err
+	}
+	changes, err := s.Index.StateHistory(ctx, m.ID, tag)
+	if err != nil {
+		return err
+	}
+	if changes == nil {
+		changes = []registry.StateChange{}
+	}
+	return answerList(c, changes, "")
 }
 
 func (s *Server) listEvaluations(c echo.Context) error {

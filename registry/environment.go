@@ -41,6 +41,7 @@ type EnvironmentState struct {
 	Current *EnvironmentChange  `json:"current,omitempty"`
 	Held    []Tag               `json:"held,omitempty"`   // every version that was ever promoted there
 	Barred  []Tag               `json:"barred,omitempty"` // not promoted there automatically
+	Freeze  *Freeze             `json:"freeze,omitempty"` // while nothing is promoted there
 	History []EnvironmentChange `json:"-"`                // filled where asked for, oldest first
 }
 
@@ -56,13 +57,15 @@ func (s *EnvironmentState) Version() Tag {
 func (s *EnvironmentState) HasHeld(tag Tag) bool { return s != nil && slices.Contains(s.Held, tag) }
 
 // Before is the version to go back to: the one that the current one replaced, unless that was
-// rolled back itself; then the last that came there and was not. It is the zero tag when there is
-// none.
-func (s *EnvironmentState) Before() Tag {
+// rolled back itself or is not usable; then the last that came there and is neither. It is the
+// zero tag when there is none.
+func (s *EnvironmentState) Before(usable func(Tag) bool) Tag {
 	if s == nil || s.Current == nil {
 		return Tag{}
 	}
-	fit := func(t Tag) bool { return !t.IsZero() && t != s.Version() && !slices.Contains(s.Barred, t) }
+	fit := func(t Tag) bool {
+		return !t.IsZero() && t != s.Version() && !slices.Contains(s.Barred, t) && usable(t)
+	}
 	if fit(s.Current.Previous) {
 		return s.Current.Previous
 	}
@@ -118,14 +121,17 @@ func Places(policy *Policy, states []EnvironmentState) []Place {
 
 // MayPromoteAutomatically reports whether the server itself may promote tag to env: only what
 // comes after every version that the environment has held, so that neither a rollback nor an
-// old version that passes late is ever undone, never what left it by a rollback, and
-// pre-releases only where the policy takes them.
+// old version that passes late is ever undone, never what left it by a rollback, nothing while
+// the environment is frozen, and pre-releases only where the policy takes them.
 func MayPromoteAutomatically(env *Environment, state *EnvironmentState, tag Tag) bool {
 	if env.Promote != PromoteAuto || (tag.Prerelease() && !env.Prereleases) {
 		return false
 	}
 	if state == nil {
 		return true
+	}
+	if state.Freeze != nil {
+		return false
 	}
 	if slices.Contains(state.Barred, tag) {
 		return false

@@ -106,6 +106,7 @@ func TestEnvironmentApply(t *testing.T) {
 }
 
 func TestBefore(t *testing.T) {
+	usable := func(registry.Tag) bool { return true }
 	const person, server = false, true
 	tests := []struct {
 		name    string
@@ -133,12 +134,12 @@ func TestBefore(t *testing.T) {
 			c.Previous = s.Version()
 			s.Apply(c)
 		}
-		if got := s.Before(); got.String() != tt.want {
+		if got := s.Before(usable); got.String() != tt.want {
 			t.Errorf("Before after %s = %q, want %q", tt.name, got, tt.want)
 		}
 	}
 	var none *registry.EnvironmentState
-	if got := none.Before(); !got.IsZero() {
+	if got := none.Before(usable); !got.IsZero() {
 		t.Errorf("Before of no state = %q, want none", got)
 	}
 }

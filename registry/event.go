@@ -21,20 +21,26 @@ const (
 	EventPolicyChanged          EventType = "policy.changed"
 	EventVersionPublished       EventType = "version.published"
 	EventVersionImageReady      EventType = "version.image_ready"
+	EventVersionDeprecated      EventType = "version.deprecated"
+	EventVersionQuarantined     EventType = "version.quarantined"
+	EventVersionRevoked         EventType = "version.revoked"
+	EventVersionRestored        EventType = "version.restored"
 	EventEvaluationRecorded     EventType = "evaluation.recorded"
 	EventGateOpened             EventType = "gate.opened"
 	EventGateClosed             EventType = "gate.closed"
 	EventEnvironmentApproved    EventType = "environment.approved"
 	EventEnvironmentPromoted    EventType = "environment.promoted"
 	EventEnvironmentRolledBack  EventType = "environment.rolledback"
+	EventEnvironmentFrozen      EventType = "environment.frozen"
+	EventEnvironmentUnfrozen    EventType = "environment.unfrozen"
 	EventDeploymentLive         EventType = "deployment.live"
 )
 
 // EventTypes are all types that a sink may ask for.
 var EventTypes = []EventType{
 	EventModelCreated, EventModelDeleted, EventModelVisibilityChanged, EventRefUpdated, EventPolicyChanged,
-	EventVersionPublished, EventVersionImageReady, EventEvaluationRecorded, EventGateOpened, EventGateClosed,
-	EventEnvironmentApproved, EventEnvironmentPromoted, EventEnvironmentRolledBack, EventDeploymentLive,
+	EventVersionPublished, EventVersionImageReady, EventVersionDeprecated, EventVersionQuarantined, EventVersionRevoked, EventVersionRestored, EventEvaluationRecorded, EventGateOpened, EventGateClosed,
+	EventEnvironmentApproved, EventEnvironmentPromoted, EventEnvironmentRolledBack, EventEnvironmentFrozen, EventEnvironmentUnfrozen, EventDeploymentLive,
 }
 
 // Event is something that happened to a model. ID is derived from what happened, so that the

@@ -174,6 +174,18 @@ type (
 		ModelID  string   `json:"model_id"`
 		Approval Approval `json:"approval"`
 	}
+	// VersionStateSet says that a version came into another state. Of a revoked one it names the content that no other version has, which
+	// OCI clients are refused from then on.
+	VersionStateSet struct {
+		ModelID   string          `json:"model_id"`
+		Change    StateChange     `json:"change"`
+		Withdrawn []digest.Digest `json:"withdrawn,omitempty"`
+	}
+	// EnvironmentFrozen says that nothing is promoted to the environment from then on, or that it is again.
+	EnvironmentFrozen struct {
+		ModelID string `json:"model_id"`
+		Freeze  Freeze `json:"freeze"`
+	}
 	// EdgesAdded is lineage that a client declared.
 	EdgesAdded struct {
 		ModelID string        `json:"model_id"`
@@ -255,6 +267,8 @@ func (GateMoved) recordType() string          { return "gate_moved" }
 func (PromotionRefused) recordType() string   { return "promotion_refused" }
 func (EnvironmentChanged) recordType() string { return "environment_changed" }
 func (ApprovalGiven) recordType() string      { return "approval_given" }
+func (VersionStateSet) recordType() string    { return "version_state_set" }
+func (EnvironmentFrozen) recordType() string  { return "environment_frozen" }
 func (EdgesAdded) recordType() string         { return "edges_added" }
 func (EventAnnounced) recordType() string     { return "event_announced" }
 func (DeliveryTried) recordType() string      { return "delivery_tried" }
@@ -275,6 +289,7 @@ func recordDecoders() map[string]func(json.RawMessage) (Record, error) {
 		decode[EdgesAdded], decode[EventAnnounced], decode[DeliveryTried], decode[TokenCreated],
 		decode[TokenRevoked], decode[LockCreated], decode[LockRemoved],
 		decode[BlobsUnlinked], decode[LayerLinked], decode[RepositoryCreated], decode[RepositoryDeleted], decode[ManifestPushed], decode[ManifestDeleted], decode[TagDeleted],
+		decode[VersionStateSet], decode[EnvironmentFrozen],
 	} {
 		add(all)
 	}

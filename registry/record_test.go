@@ -100,6 +100,11 @@ func samples() []registry.Record {
 		registry.GateMoved{ModelID: "m1", Tag: tag, Verdict: verdict},
 		registry.PromotionRefused{ModelID: "m1", Tag: tag, Verdict: verdict, Reason: "try it"},
 		registry.EnvironmentChanged{ModelID: "m1", Change: change},
+		registry.VersionStateSet{
+			ModelID: "m1", Withdrawn: []digest.Digest{manifest.Digest},
+			Change: registry.StateChange{ID: "s1", Version: tag, State: registry.Revoked, Previous: registry.Deprecated, Reason: "it hears voices", By: "grace", At: someTime},
+		},
+		registry.EnvironmentFrozen{ModelID: "m1", Freeze: registry.Freeze{ID: "f1", Environment: staging, Frozen: true, Reason: "the holidays", By: "grace", At: someTime}},
 		registry.ApprovalGiven{ModelID: "m1", Approval: registry.Approval{Environment: staging, Version: tag, By: "grace", At: someTime, Reason: "looked at it"}},
 		registry.EdgesAdded{ModelID: "m1", Edges: []registry.LineageEdge{edge}},
 		registry.EventAnnounced{Event: event},

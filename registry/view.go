@@ -28,6 +28,8 @@ type VersionRecord struct {
 	Version Version      `json:"version"`
 	State   VersionState `json:"state"`
 	Image   ImageStatus  `json:"image"`
+
+	Changed *StateChange `json:"changed,omitempty"` // how it came into its state; nil when it was never in another
 }
 
 // Refusal is a promotion that a closed gate refused.

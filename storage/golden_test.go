@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -251,6 +252,9 @@ func questions() (list []question) {
 		for _, env := range []registry.EnvironmentName{staging, production} {
 			add("Environment", id, env)
 			add("History", id, env, page)
+			for minute := range 3 {
+				add("EnvironmentAt", id, env, begin.Add(time.Duration(10+10*minute)*time.Minute))
+			}
 			for _, tag := range []string{"v1.0.0", "v1.1.0-rc.1", "v2.0.0"} {
 				add("AnnouncedGate", id, registry.MustTag(tag), env)
 				add("Approvals", id, registry.MustTag(tag), env)
@@ -272,6 +276,8 @@ func questions() (list []question) {
 		add("LockOf", id, "onnx/model.onnx")
 		add("EvaluationByID", id, "e-1")
 		add("EvaluationByID", id, "c-1")
+		add("StateChangeByID", id, "s-2")
+		add("StateChangeByID", id, "e-1")
 		add("ChangeByID", id, "c-4")
 		add("ChangeByID", id, "e-3")
 	}
@@ -291,6 +297,9 @@ func questions() (list []question) {
 				v := r.Version
 				for _, id := range []string{r.ModelID, again} {
 					once("Version", id, v.Tag)
+					once("StateHistory", id, v.Tag)
+					once("Withdrawn", id, v.Artifact.Digest)
+					once("Withdrawn", id, v.Files[1].Digest)
 					once("VersionsAt", id, v.Commit)
 					once("Evaluations", id, v.Commit)
 					once("EvaluationsPage", id, v.Commit, registry.Page{Limit: 1})

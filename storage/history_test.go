@@ -264,6 +264,21 @@ func history() (groups []registry.Group, blobs []string) {
 		attested.Manifests = manifests
 		add(attested)
 	}
+	set := func(v registry.VersionPublished, id string, from, to registry.VersionState) registry.VersionStateSet {
+		return registry.VersionStateSet{ModelID: v.ModelID, Change: registry.StateChange{
+			ID: id, Version: v.Version.Tag, Previous: from, State: to, Reason: "it hears voices", By: "grace", At: at,
+		}}
+	}
+	add(set(first, "s-1", registry.Published, registry.Quarantined), announced(public, registry.EventVersionQuarantined, at, "s-1", sinkB))
+	add(set(first, "s-2", registry.Quarantined, registry.Published))
+	revoked := set(second, "s-3", registry.Published, registry.Revoked)
+	revoked.Withdrawn = []digest.Digest{second.Version.Artifact.Digest, first.Version.Artifact.Digest}
+	add(revoked)
+	add(publish(public, "v1.2.0", "seven", dataset)) // has what was withdrawn, as far as the tests' content is the same
+	for i, freeze := range []registry.Freeze{{Environment: staging, Frozen: true}, {Environment: production, Frozen: true}, {Environment: staging}} {
+		freeze.ID, freeze.Reason, freeze.By, freeze.At = fmt.Sprintf("f-%d", i+1), "the holidays", "grace", at
+		add(registry.EnvironmentFrozen{ModelID: fraud, Freeze: freeze})
+	}
 	slices.Sort(blobs)
 	return groups, blobs
 }

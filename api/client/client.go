@@ -181,8 +181,9 @@ func (c *Client) Gates(ctx context.Context, m registry.ModelName, rev string) ([
 
 // Change is a promotion, a rollback or an approval.
 type Change struct {
-	Version string `json:"version,omitempty"`
-	Reason  string `json:"reason,omitempty"`
+	Version  string  `json:"version,omitempty"`
+	Reason   string  `json:"reason,omitempty"`
+	Replaces *string `json:"replaces,omitempty"` // by a promotion: what is there now, empty for nothing; nil when that does not matter
 }
 
 // Promote puts a version into an environment.
@@ -204,6 +205,31 @@ func (c *Client) Approve(ctx context.Context, m registry.ModelName, env string, 
 	var a registry.Approval
 	err := c.Do(ctx, http.MethodPost, path(m, "environments", env, "approvals"), change, &a)
 	return a, err
+}
+
+// SetState says what may be done with a version.
+func (c *Client) SetState(ctx context.Context, m registry.ModelName, tag registry.Tag, to api.NewState) (registry.StateChange, error) {
+	var done registry.StateChange
+	err := c.Do(ctx, http.MethodPost, path(m, "versions", tag.String(), "state"), to, &done)
+	return done, err
+}
+
+// Freeze keeps an environment as it is, or lets it go again.
+func (c *Client) Freeze(ctx context.Context, m registry.ModelName, env string, f api.Freezing) (api.Environment, error) {
+	var e api.Environment
+	err := c.Do(ctx, http.MethodPost, path(m, "environments", env, "freeze"), f, &e)
+	return e, err
+}
+
+// EnvironmentAt is what an environment held at a time, in RFC 3339.
+func (c *Client) EnvironmentAt(ctx context.Context, m registry.ModelName, env, at string) (api.EnvironmentAt, error) {
+	var e api.EnvironmentAt
+	return e, c.Do(ctx, http.MethodGet, path(m, "environments", env)+"?at="+url.QueryEscape(at), nil, &e)
+}
+
+// History are the changes of an environment, the oldest first.
+func (c *Client) History(ctx context.Context, m registry.ModelName, env string) ([]registry.EnvironmentChange, error) {
+	return all[registry.EnvironmentChange](ctx, c, path(m, "environments", env, "history"))
 }
 
 // Tokens lists the tokens and keys that are worth something.

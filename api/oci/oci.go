@@ -56,6 +56,8 @@ type artifacts interface {
 	Layer(ctx context.Context, modelID string, d digest.Digest) (registry.ImageLayer, error)
 	Canonical(ctx context.Context, owner string, d digest.Digest) (digest.Digest, error)
 	Repositories(ctx context.Context) ([]registry.Repository, error)
+	// Withdrawn is why a model gives a digest to nobody, or nil.
+	Withdrawn(ctx context.Context, modelID string, d digest.Digest) (*registry.StateChange, error)
 }
 
 // Blobs is the store of the content.
@@ -270,6 +272,9 @@ func (h *Handler) manifest(c echo.Context, r registry.OCIRepository, ref string)
 	if err != nil {
 		return err
 	}
+	if err := h.refused(ctx, r, m.Digest); err != nil {
+		return err
+	}
 	content, err := h.openManifest(ctx, m)
 	if err != nil {
 		return err
@@ -279,6 +284,18 @@ func (h *Handler) manifest(c echo.Context, r registry.OCIRepository, ref string)
 	c.Response().Header().Set(echo.HeaderContentType, m.MediaType)
 	http.ServeContent(door.Writer{Response: c.Response()}, c.Request(), "", time.Time{}, content)
 	return nil
+}
+
+// refused reports why nobody gets what a digest names: only revoked versions have it.
+func (h *Handler) refused(ctx context.Context, r registry.OCIRepository, d digest.Digest) error {
+	if r.OwnerID == "" {
+		return nil
+	}
+	change, err := h.Index.Withdrawn(ctx, r.OwnerID, d)
+	if err != nil || change == nil {
+		return err
+	}
+	return &registry.RevokedError{Model: r.Model.Name, Change: *change}
 }
 
 // stored is the manifest that a repository knows by a digest.
@@ -353,9 +370,15 @@ func (h *Handler) blob(c echo.Context, r registry.OCIRepository, ref string) err
 func (h *Handler) content(ctx context.Context, r registry.OCIRepository, d digest.Digest) (io.ReadSeekCloser, error) {
 	of, _, err := h.blobOf(ctx, r, d)
 	if err == nil {
+		if err := h.refused(ctx, r, of); err != nil {
+			return nil, err
+		}
 		return h.Blobs.Open(ctx, of)
 	}
 	if !errors.Is(err, registry.ErrNotFound) {
+		return nil, err
+	}
+	if err := h.refused(ctx, r, d); err != nil {
 		return nil, err
 	}
 	layer, err := h.Index.Layer(ctx, r.OwnerID, d)

@@ -189,6 +189,9 @@ func (h *Handler) mount(c echo.Context, r registry.OCIRepository, d digest.Diges
 	if err != nil {
 		return false, err
 	}
+	if h.refused(ctx, source, of) != nil {
+		return false, nil
+	}
 	b := registry.LinkedBlob{Digest: of, SizeBytes: size}
 	if of != d {
 		b.Alias = d
@@ -201,6 +204,9 @@ func (h *Handler) mount(c echo.Context, r registry.OCIRepository, d digest.Diges
 
 // mountLayer links what a layer of an image is composed of.
 func (h *Handler) mountLayer(c echo.Context, r registry.OCIRepository, d digest.Digest, source registry.OCIRepository) (bool, error) {
+	if h.refused(c.Request().Context(), source, d) != nil {
+		return false, nil
+	}
 	layer, err := h.Index.Layer(c.Request().Context(), source.OwnerID, d)
 	if errors.Is(err, registry.ErrNotFound) {
 		return false, nil

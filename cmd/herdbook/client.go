@@ -12,7 +12,9 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
+	"github.com/herdbook/herdbook/api"
 	"github.com/herdbook/herdbook/api/client"
 	"github.com/herdbook/herdbook/registry"
 )
@@ -137,6 +139,9 @@ func (c showCommand) Run(ctx context.Context, t terminal) error {
 	}
 	return c.show(t, v, func(w io.Writer) {
 		fmt.Fprintf(w, "Version:\t%s %s, %s\n", v.Model, v.Tag, v.State)
+		if s := v.Changed; s != nil {
+			fmt.Fprintf(w, "State:\t%s since %s, by %s: %s\n", s.State, s.At.Format("2006-01-02 15:04"), s.By, firstLine(s.Reason))
+		}
 		fmt.Fprintf(w, "Published:\t%s by %s\n", v.PublishedAt.Format("2006-01-02 15:04"), v.PublishedBy)
 		fmt.Fprintf(w, "Commit:\t%s\n", v.Commit)
 		fmt.Fprintf(w, "Artifact:\t%s\n", v.Artifact.Digest)
@@ -313,6 +318,7 @@ type change struct {
 }
 
 type promoteCommand struct {
+	Replaces *string `name:"replaces" help:"Only if this version is there now; with '' only if nothing is." placeholder:"VERSION"`
 	change
 	remote
 }
@@ -333,7 +339,7 @@ func (c promoteCommand) Run(ctx context.Context, t terminal) error {
 	if err != nil {
 		return err
 	}
-	env, err := server.Promote(ctx, m, c.Env, client.Change{Version: c.Tag, Reason: c.Reason})
+	env, err := server.Promote(ctx, m, c.Env, client.Change{Version: c.Tag, Reason: c.Reason, Replaces: c.Replaces})
 	if verdict, closed := client.Closed(err); closed {
 		fmt.Fprintf(t.err, "herdbook: %s %s was not promoted\n", m, c.Tag)
 		w := tabwriter.NewWriter(t.err, 0, 0, 2, ' ', 0)
@@ -405,12 +411,17 @@ func (c approveCommand) Run(ctx context.Context, t terminal) error {
 }
 
 type envCommand struct {
-	Model string `arg:"" help:"NAMESPACE/NAME."`
+	Model   string    `arg:"" help:"NAMESPACE/NAME."`
+	Env     string    `arg:"" optional:"" name:"env" help:"Only this environment."`
+	At      time.Time `name:"at" help:"What it held at this time, such as 2026-11-23T12:00:00Z." format:"2006-01-02T15:04:05Z07:00" placeholder:"TIME"`
+	History bool      `name:"history" help:"All that was ever there."`
 	remote
 }
 
 // Help describes the command.
-func (envCommand) Help() string { return "Example:\n\n  herdbook env acme/fraud" }
+func (envCommand) Help() string {
+	return "It changes nothing.\n\nExamples:\n\n  herdbook env acme/fraud\n  herdbook env acme/fraud production --at 2026-11-23T12:00:00Z\n  herdbook env acme/fraud production --history"
+}
 
 // Run shows environments.
 func (c envCommand) Run(ctx context.Context, t terminal) error {
@@ -418,22 +429,86 @@ func (c envCommand) Run(ctx context.Context, t terminal) error {
 	if err != nil {
 		return err
 	}
+	if c.Env == "" && (c.History || !c.At.IsZero()) {
+		return errors.New("say of which environment: herdbook env MODEL ENVIRONMENT")
+	}
 	server, err := c.connect()
 	if err != nil {
 		return err
+	}
+	switch {
+	case c.History:
+		changes, err := server.History(ctx, m, c.Env)
+		if err != nil {
+			return err
+		}
+		return c.show(t, changes, func(w io.Writer) {
+			fmt.Fprintln(w, "AT\tCHANGE\tVERSION\tBEFORE\tBY\tREASON")
+			for _, e := range changes {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", e.At.Format(time.RFC3339), e.Kind, e.Version, orDash(e.Previous.String()), e.By, firstLine(e.Reason))
+			}
+		})
+	case !c.At.IsZero():
+		then, err := server.EnvironmentAt(ctx, m, c.Env, c.At.Format(time.RFC3339Nano))
+		if err != nil {
+			return err
+		}
+		return c.show(t, then, func(w io.Writer) {
+			if then.Current == nil {
+				fmt.Fprintf(w, "nothing was in %s of %s at %s\n", then.Name, m, then.At.Format(time.RFC3339))
+				return
+			}
+			fmt.Fprintf(w, "%s %s was in %s at %s, since %s by %s\n", m, then.Current.Version, then.Name, then.At.Format(time.RFC3339), then.Current.At.Format(time.RFC3339), then.Current.By)
+		})
 	}
 	environments, err := server.Environments(ctx, m)
 	if err != nil {
 		return err
 	}
-	return c.show(t, environments, func(w io.Writer) {
-		fmt.Fprintln(w, "ENVIRONMENT\tVERSION\tSINCE\tBY\tREASON")
-		for _, e := range environments {
-			if e.Current == nil {
-				fmt.Fprintf(w, "%s\t-\t\t\t\n", e.Name)
-				continue
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", e.Name, e.Current.Version, e.Current.At.Format("2006-01-02 15:04"), e.Current.By, firstLine(e.Current.Reason))
+	if c.Env != "" {
+		environments = slices.DeleteFunc(environments, func(e api.Environment) bool { return e.Name.String() != c.Env })
+		if len(environments) == 0 {
+			return fmt.Errorf("%s has no environment %q: it would stand in %s on the default branch", m, c.Env, registry.PolicyFile)
 		}
-	})
+	}
+	return c.show(t, environments, func(w io.Writer) { printEnvironments(w, m, environments) })
+}
+
+func printEnvironments(w io.Writer, m registry.ModelName, environments []api.Environment) {
+	fmt.Fprintln(w, "ENVIRONMENT\tVERSION\tSINCE\tBY\tREASON")
+	var remarks []string
+	for _, e := range environments {
+		if f := e.Freeze; f != nil {
+			remarks = append(remarks, fmt.Sprintf("%s is frozen by %s since %s%s", e.Name, f.By, f.At.Format(time.RFC3339), inParentheses(firstLine(f.Reason))))
+		}
+		if e.Current == nil {
+			fmt.Fprintf(w, "%s\t-\t\t\t\n", e.Name)
+			continue
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", e.Name, e.Current.Version, e.Current.At.Format("2006-01-02 15:04"), e.Current.By, firstLine(e.Current.Reason))
+		if e.State != "" && e.State != registry.Published {
+			remark := fmt.Sprintf("%s in %s is %s", e.Current.Version, e.Name, e.State)
+			if e.Fallback != nil {
+				remark += fmt.Sprintf(": 'herdbook rollback %s --env %s' puts %s back", m, e.Name, e.Fallback)
+			}
+			remarks = append(remarks, remark)
+		}
+	}
+	for _, r := range remarks {
+		fmt.Fprintln(w, r)
+	}
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func inParentheses(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
 }

@@ -73,6 +73,12 @@ type commands struct {
 	Rollback   rollbackCommand   `cmd:"" help:"Put an earlier version back into an environment."`
 	Approve    approveCommand    `cmd:"" help:"Approve of a version for an environment."`
 	Env        envCommand        `cmd:"" help:"Show which version is in which environment."`
+	Freeze     freezeCommand     `cmd:"" help:"Keep an environment as it is."`
+	Unfreeze   unfreezeCommand   `cmd:"" help:"Let an environment go again."`
+	Deprecate  deprecateCommand  `cmd:"" help:"Warn everybody of a version."`
+	Quarantine quarantineCommand `cmd:"" help:"Close all gates for a version."`
+	Revoke     revokeCommand     `cmd:"" help:"Withdraw a version for ever."`
+	Reinstate  reinstateCommand  `cmd:"" help:"Undo a deprecation or a quarantine."`
 	Push       pushCommand       `cmd:"" help:"Copy a version to another registry."`
 	Fsck       fsckCommand       `cmd:"" help:"Check a data directory: journal, index, repositories and files."`
 	Gc         gcCommand         `cmd:"" help:"Find and remove files that nobody needs."`

@@ -106,6 +106,9 @@ const (
 	Approve  Action = "approve"
 	Relate   Action = "relate" // add edges of lineage
 
+	SetState Action = "set state" // deprecate, quarantine, revoke or restore a version
+	Freeze   Action = "freeze"    // keep an environment as it is, or let it go again
+
 	ForceUnlock   Action = "force unlock"   // take away the LFS lock of somebody else
 	PushProtected Action = "push protected" // push to a protected branch or tag
 	Withhold      Action = "withhold"       // push without telling the sinks
@@ -150,6 +153,8 @@ var needs = map[Action]Role{
 	Describe: Maintainer,
 	Promote:  Maintainer,
 	Approve:  Maintainer,
+	SetState: Maintainer,
+	Freeze:   Maintainer,
 
 	ForceUnlock:   Maintainer,
 	PushProtected: Maintainer,

@@ -34,6 +34,7 @@ var onServer = map[access.Action]bool{
 var onModel = map[access.Action]bool{
 	access.Read: true, access.Write: true, access.Describe: true, access.Delete: true, access.Evaluate: true, access.Promote: true, access.Approve: true, access.Relate: true,
 	access.ForceUnlock: true, access.PushProtected: true, access.Withhold: true, access.ChangePolicy: true,
+	access.SetState: true, access.Freeze: true,
 }
 
 // actions are all of them, read from the source: a new one has to be put into one of the two tables above.
@@ -79,6 +80,7 @@ var weakest = map[access.Action]access.Role{
 	access.Write: access.Writer, access.Create: access.Writer, access.Evaluate: access.Writer, access.Relate: access.Writer,
 
 	access.Describe: access.Maintainer, access.Promote: access.Maintainer, access.Approve: access.Maintainer,
+	access.SetState: access.Maintainer, access.Freeze: access.Maintainer,
 	access.ForceUnlock: access.Maintainer, access.PushProtected: access.Maintainer, access.Withhold: access.Maintainer, access.ChangePolicy: access.Maintainer,
 
 	access.Delete: access.Admin, access.ReadDeliveries: access.Admin, access.Redeliver: access.Admin,

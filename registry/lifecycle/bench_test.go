@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/lifecycle"
 )
 
 func BenchmarkReconcileOfNothingChanged(b *testing.B) {
@@ -59,7 +60,7 @@ func BenchmarkPromote(b *testing.B) {
 	}
 	tags := []registry.Tag{registry.MustTag("v1.0.0"), registry.MustTag("v1.1.0")}
 	for i := 0; b.Loop(); i++ {
-		if _, err := s.Promote(b.Context(), by("ada"), m, production, tags[i%2], "again"); err != nil {
+		if _, err := s.Promote(b.Context(), by("ada"), m, production, lifecycle.Promotion{Version: tags[i%2], Reason: "again"}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -58,6 +58,12 @@ func (s *Service) buildImage(ctx context.Context, v registry.VersionRecord) erro
 	} else if err != nil {
 		return err
 	}
+	if v, err = s.Index.Version(ctx, m.ID, v.Version.Tag); err != nil {
+		return err
+	}
+	if v.State == registry.Revoked {
+		built = registry.ImageBuilt{ModelID: m.ID, Tag: v.Version.Tag, Status: registry.ImageStatus{State: registry.ImageFailed, Error: "the version is revoked"}}
+	}
 	statements, err := s.attest(ctx, m, v)
 	if err != nil {
 		return fmt.Errorf("attest %s %s: %w", m.Name, v.Version.Tag, err) // Run tries again

@@ -302,6 +302,7 @@ func (i *importer) versions(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var states []registry.VersionStateSet
 	// The record of a version sorts behind that of its image, which needs it.
 	slices.SortFunc(files, func(a, b registry.TreeEntry) int { return compareText(b.Path, a.Path) })
 	for _, f := range files {
@@ -324,6 +325,9 @@ func (i *importer) versions(ctx context.Context) error {
 		switch r := record.(type) {
 		case registry.VersionPublished:
 			i.found = append(i.found, r.Version)
+		case registry.VersionStateSet:
+			states = append(states, r)
+			i.records = i.records[:len(i.records)-1] // behind the versions, in their order
 		case registry.ImageBuilt:
 		default:
 			if err == nil {
@@ -333,6 +337,10 @@ func (i *importer) versions(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.Path, err)
 		}
+	}
+	slices.SortStableFunc(states, func(a, b registry.VersionStateSet) int { return a.Change.At.Compare(b.Change.At) })
+	for _, r := range states {
+		i.records = append(i.records, r)
 	}
 	return nil
 }
@@ -368,6 +376,8 @@ func (i *importer) environment(ctx context.Context, ref registry.Ref) error {
 			of = r.Change.Environment
 		case registry.ApprovalGiven:
 			of = r.Approval.Environment
+		case registry.EnvironmentFrozen:
+			of = r.Freeze.Environment
 		}
 		if registry.EnvironmentsPrefix+of.String() != ref.Name {
 			return misplaced(record)

@@ -94,7 +94,9 @@ type environmentIndex interface {
 	AnnouncedGate(ctx context.Context, modelID string, tag registry.Tag, env registry.EnvironmentName) (registry.Verdict, bool, error)
 	Environment(ctx context.Context, modelID string, env registry.EnvironmentName) (registry.EnvironmentState, error)
 	Approvals(ctx context.Context, modelID string, tag registry.Tag, env registry.EnvironmentName) ([]registry.Approval, error)
+	Environments(ctx context.Context, modelID string) ([]registry.EnvironmentState, error)
 	ChangeByID(ctx context.Context, modelID, id string) (registry.EnvironmentChange, error)
+	StateChangeByID(ctx context.Context, modelID, id string) (registry.StateChange, error)
 }
 
 // Repositories are the Git repositories of the models.

@@ -250,7 +250,7 @@ func f1Of(f1 float64) registry.EvaluationInput {
 
 func (s *site) promote(m registry.Model, env registry.EnvironmentName, tag string) registry.EnvironmentChange {
 	s.tb.Helper()
-	c, err := s.Promote(s.tb.Context(), by("ada"), m, env, registry.MustTag(tag), "")
+	c, err := s.Promote(s.tb.Context(), by("ada"), m, env, lifecycle.Promotion{Version: registry.MustTag(tag)})
 	if err != nil {
 		s.tb.Fatalf("Promote(%s, %s) = %v", env, tag, err)
 	}

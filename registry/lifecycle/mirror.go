@@ -25,13 +25,14 @@ const seqTrailer = "Herdbook-Seq: "
 // The files of the record refs. Each holds one record of the journal, {"type": ..., "data": ...},
 // or the bytes of a published document.
 //
-//	refs/herdbook/versions             TAG/record.json, TAG/image.json, TAG/documents/HEX of a sha256
+//	refs/herdbook/versions             TAG/record.json, TAG/image.json, TAG/states/ID.json, TAG/documents/HEX of a sha256
 //	refs/herdbook/environments/NAME    record.json: one commit a record
 //	refs/notes/evaluations             registry.Evaluation as JSON, one a line
 const (
 	recordName   = "record.json"
 	imageName    = "image.json"
 	documentsDir = "documents"
+	statesDir    = "states"
 )
 
 // maxMirrored bounds the records that are written at once.
@@ -179,6 +180,17 @@ func (w *mirrorWriter) add(ctx context.Context, mark registry.Mark) error {
 		a := r.Approval
 		return w.commitTo(ctx, registry.EnvironmentsPrefix+a.Environment.String(), mark, a.By,
 			withReason(fmt.Sprintf("approval: %s", a.Version), a.Reason), map[string][]byte{recordName: data})
+	case registry.VersionStateSet:
+		c := r.Change
+		return w.commitTo(ctx, registry.VersionsRef, mark, c.By,
+			withReason(fmt.Sprintf("%s %s", c.State, c.Version), c.Reason), map[string][]byte{c.Version.String() + "/" + statesDir + "/" + c.ID + ".json": data})
+	case registry.EnvironmentFrozen:
+		f := r.Freeze
+		verb := "unfreeze"
+		if f.Frozen {
+			verb = "freeze"
+		}
+		return w.commitTo(ctx, registry.EnvironmentsPrefix+f.Environment.String(), mark, f.By, withReason(verb, f.Reason), map[string][]byte{recordName: data})
 	case registry.EvaluationRecorded:
 		if there, err := w.there(ctx, registry.EvaluationNotesRef, mark); err != nil || there {
 			return err

@@ -70,7 +70,7 @@ func TestWithoutRights(t *testing.T) {
 			return err
 		},
 		"Promote": func(ctx context.Context) error {
-			_, err := s.Promote(ctx, reader, m, production, tag, "")
+			_, err := s.Promote(ctx, reader, m, production, lifecycle.Promotion{Version: tag})
 			return err
 		},
 		"RollBack": func(ctx context.Context) error {
@@ -216,11 +216,11 @@ func TestFailingJournalChangesNothingVisible(t *testing.T) {
 			return err
 		}},
 		{"Promote", func(ctx context.Context) error {
-			_, err := s.Promote(ctx, by("ada"), m, production, tag, "")
+			_, err := s.Promote(ctx, by("ada"), m, production, lifecycle.Promotion{Version: tag})
 			return err
 		}},
 		{"Promote behind a closed gate", func(ctx context.Context) error {
-			_, err := s.Promote(ctx, by("ada"), m, staging, tag, "")
+			_, err := s.Promote(ctx, by("ada"), m, staging, lifecycle.Promotion{Version: tag})
 			if errors.Is(err, registry.ErrGateClosed) {
 				return errors.New("the refusal was given and is not recorded")
 			}

@@ -128,7 +128,7 @@ func (r *reconciliation) promoteOne(ctx context.Context, i registry.PushIntent, 
 	}
 	// Whether they may was asked when the push came. A push that is reconciled a second time finds the promotion done.
 	by := Request{Identity: access.Identity{Name: i.Actor}, ID: i.PushID, Key: "push " + i.PushID + " " + env.String() + " " + tag.String()}
-	_, err = r.promoteLocked(ctx, by, r.m, env, tag, "asked for by git push -o "+optionPromote+"="+env.String(), quietly)
+	_, err = r.promoteLocked(ctx, by, r.m, env, Promotion{Version: tag, Reason: "asked for by git push -o " + optionPromote + "=" + env.String(), withheld: quietly})
 	var closed *registry.GateClosedError
 	switch {
 	case err == nil:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -29,27 +30,41 @@ func printable(text string) bool {
 	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' && r != '\r' })
 }
 
+// Promotion is what a person asks for.
+type Promotion struct {
+	Version  registry.Tag
+	Reason   string
+	Replaces *registry.Tag // what the caller takes to be in the environment, the zero tag for nothing; nil when that does not matter
+
+	withheld bool // its events are delivered to nobody
+}
+
 // Promote puts a version into an environment when every gate is open. A closed gate is a
-// [registry.GateClosedError], and the refusal is recorded.
-func (s *Service) Promote(ctx context.Context, by Request, m registry.Model, env registry.EnvironmentName, tag registry.Tag, reason string) (registry.EnvironmentChange, error) {
+// [registry.GateClosedError], and the refusal is recorded. It is an [registry.ErrConflict] when the environment is frozen, or
+// holds another version than the one to be replaced: somebody else was faster.
+func (s *Service) Promote(ctx context.Context, by Request, m registry.Model, env registry.EnvironmentName, what Promotion) (registry.EnvironmentChange, error) {
 	if err := access.Authorize(by.Identity, access.Promote, &m); err != nil {
 		return registry.EnvironmentChange{}, err
 	}
-	if err := checkReason(reason); err != nil {
+	if err := checkReason(what.Reason); err != nil {
 		return registry.EnvironmentChange{}, err
 	}
 	unlock := s.locks.lock(m.ID)
 	defer unlock()
-	return s.promoteLocked(ctx, by, m, env, tag, reason, false)
+	return s.promoteLocked(ctx, by, m, env, what)
 }
 
 // promoteLocked is Promote for whoever may promote and holds the model's lock.
-func (s *Service) promoteLocked(ctx context.Context, by Request, m registry.Model, env registry.EnvironmentName, tag registry.Tag, reason string, withheld bool) (registry.EnvironmentChange, error) {
+func (s *Service) promoteLocked(ctx context.Context, by Request, m registry.Model, env registry.EnvironmentName, what Promotion) (registry.EnvironmentChange, error) {
+	tag, reason := what.Version, what.Reason
 	p, err := s.attempt(ctx, by, m, env, tag, promotion)
 	if err != nil || p.done != nil {
 		return p.result(), err
 	}
-	p.withheld = withheld
+	p.withheld = what.withheld
+	if err := p.mayChange(what); err != nil {
+		return registry.EnvironmentChange{}, err
+	}
 	if p.state.Version() == tag {
 		return registry.EnvironmentChange{}, registry.Conflict("%s %s is in %s already", m.Name, tag, env)
 	}
@@ -69,7 +84,7 @@ func (s *Service) promoteLocked(ctx context.Context, by Request, m registry.Mode
 	if err := s.commit(ctx, p.group); err != nil {
 		return change, err
 	}
-	_, err = s.settleAfter(ctx, m.ID, []registry.Tag{tag}, withheld)
+	_, err = s.settleAfter(ctx, m.ID, []registry.Tag{tag}, what.withheld)
 	return change, err
 }
 
@@ -91,7 +106,7 @@ func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, en
 		return registry.EnvironmentChange{}, err
 	}
 	if tag.IsZero() {
-		if tag = state.Before(); tag.IsZero() {
+		if tag = state.Before(s.usable(ctx, m.ID)); tag.IsZero() {
 			return registry.EnvironmentChange{}, registry.Conflict("nothing was in %s before that could go back there", env)
 		}
 	}
@@ -104,7 +119,7 @@ func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, en
 		return registry.EnvironmentChange{}, registry.Conflict("%s was never in %s: promote it instead", tag, env)
 	case state.Version() == tag:
 		return registry.EnvironmentChange{}, registry.Conflict("%s %s is in %s already", m.Name, tag, env)
-	case p.version.State == registry.Quarantined || p.version.State == registry.Revoked:
+	case !p.version.State.Usable():
 		return registry.EnvironmentChange{}, registry.Conflict("%s is %s", tag, p.version.State)
 	}
 	change := p.promote(p.env, &state, p.version, p.verdict, registry.EnvironmentChange{
@@ -115,6 +130,41 @@ func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, en
 	}
 	_, err = s.settle(ctx, m.ID, []registry.Tag{tag})
 	return change, err
+}
+
+// mayChange reports why an environment stays as it is, whatever its gates say.
+func (a *attempt) mayChange(what Promotion) error {
+	held := a.state.Version()
+	if f := a.state.Freeze; f != nil {
+		return registry.Conflict("%s is frozen by %s since %s%s: unfreeze it first", f.Environment, f.By, f.At.Format(time.RFC3339), because(f.Reason))
+	}
+	if what.Replaces == nil || *what.Replaces == held {
+		return nil
+	}
+	if held.IsZero() {
+		return registry.Conflict("nothing is in %s, and %s was to be replaced", a.env.Name, what.Replaces)
+	}
+	expected := "nothing was to be replaced"
+	if !what.Replaces.IsZero() {
+		expected = what.Replaces.String() + " was to be replaced"
+	}
+	return registry.Conflict("%s is in %s, promoted by %s at %s, and %s", held, a.env.Name, a.state.Current.By, a.state.Current.At.Format(time.RFC3339), expected)
+}
+
+// because gives a reason in parentheses, if there is one.
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return " (" + reason + ")"
+}
+
+// usable tells which versions may be gone back to.
+func (s *Service) usable(ctx context.Context, modelID string) func(registry.Tag) bool {
+	return func(tag registry.Tag) bool {
+		v, err := s.Index.Version(ctx, modelID, tag)
+		return err == nil && v.State.Usable()
+	}
 }
 
 // What is attempted, in words for the caller.

@@ -132,7 +132,7 @@ func TestPolicyOfTheDefaultBranchOnly(t *testing.T) {
 	if diff := cmp.Diff(before, after, named); err != nil || diff != "" {
 		t.Errorf("policy after another one on a branch and in a tag: %v (-want +got):\n%s", err, diff)
 	}
-	_, err = s.Promote(t.Context(), by("ada"), m, production, registry.MustTag("v1.0.0"), "")
+	_, err = s.Promote(t.Context(), by("ada"), m, production, lifecycle.Promotion{Version: registry.MustTag("v1.0.0")})
 	if !errors.Is(err, registry.ErrGateClosed) {
 		t.Errorf("Promote with f1 0.5 = %v, want ErrGateClosed: the version's own policy does not count", err)
 	}
@@ -169,7 +169,7 @@ func TestMalformedPolicyClosesTheGates(t *testing.T) {
 			if len(report.Notes) != 1 || !strings.Contains(report.Notes[0], "every gate stays closed") {
 				t.Errorf("notes = %q, want one that every gate stays closed", report.Notes)
 			}
-			_, err := s.Promote(t.Context(), by("ada"), m, production, v.Version.Tag, "")
+			_, err := s.Promote(t.Context(), by("ada"), m, production, lifecycle.Promotion{Version: v.Version.Tag})
 			if !errors.Is(err, registry.ErrConflict) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Promote = %v, want a conflict with %q", err, tt.want)
 			}
@@ -263,7 +263,7 @@ func TestConcurrentPromotions(t *testing.T) {
 	var wait sync.WaitGroup
 	for _, tag := range tags {
 		wait.Go(func() {
-			if _, err := s.Promote(t.Context(), by("ada"), m, production, registry.MustTag(tag), ""); err != nil {
+			if _, err := s.Promote(t.Context(), by("ada"), m, production, lifecycle.Promotion{Version: registry.MustTag(tag)}); err != nil {
 				t.Errorf("Promote(%s) = %v", tag, err)
 			}
 		})
@@ -289,7 +289,7 @@ func TestConcurrentPromotions(t *testing.T) {
 func TestRefusedPromotion(t *testing.T) {
 	s, m := prepared(t, manual)
 	v := s.release(m, "v1.0.0")
-	_, err := s.Promote(t.Context(), by("ada"), m, production, v.Version.Tag, "now")
+	_, err := s.Promote(t.Context(), by("ada"), m, production, lifecycle.Promotion{Version: v.Version.Tag, Reason: "now"})
 	var closed *registry.GateClosedError
 	if !errors.As(err, &closed) || !strings.Contains(err.Error(), "no evaluation of v1.0.0 is recorded") {
 		t.Fatalf("Promote without evidence = %v, want a GateClosedError that says so", err)
@@ -323,7 +323,7 @@ func TestPromotionConflicts(t *testing.T) {
 	}
 	for _, tt := range tests {
 		groups := s.groups()
-		_, err := s.Promote(t.Context(), by("ada"), m, tt.env, registry.MustTag(tt.tag), "")
+		_, err := s.Promote(t.Context(), by("ada"), m, tt.env, lifecycle.Promotion{Version: registry.MustTag(tt.tag)})
 		if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
 			t.Errorf("%s: Promote = %v, want %v with %q", tt.name, err, tt.want, tt.text)
 		}
@@ -403,7 +403,7 @@ func TestRollBackWithoutAUsablePolicy(t *testing.T) {
 			if err != nil || c.Version != registry.MustTag("v1.0.0") || !slices.Equal(c.Deploy, []string{"notify"}) {
 				t.Errorf("RollBack = %+v, %v, want v1.0.0 deployed as before", c, err)
 			}
-			if _, err := s.Promote(t.Context(), by("ada"), m, production, registry.MustTag("v2.0.0"), ""); err == nil {
+			if _, err := s.Promote(t.Context(), by("ada"), m, production, lifecycle.Promotion{Version: registry.MustTag("v2.0.0")}); err == nil {
 				t.Error("Promote without a usable policy = nil, want it refused")
 			}
 			if _, err := s.RollBack(t.Context(), by("ada"), m, staging, registry.Tag{}, ""); err == nil {
@@ -442,7 +442,7 @@ func TestTextsThatSteerATerminalAreRefused(t *testing.T) {
 	s, m := prepared(t, "environments: {production: {}}")
 	s.release(m, "v1.0.0")
 	for _, text := range []string{"\x1b[31m", "a\x00b", "a\x7f", "\u009b2J", "\xff"} {
-		if _, err := s.Promote(t.Context(), by("ada"), m, production, registry.MustTag("v1.0.0"), text); !errors.Is(err, registry.ErrInvalid) {
+		if _, err := s.Promote(t.Context(), by("ada"), m, production, lifecycle.Promotion{Version: registry.MustTag("v1.0.0"), Reason: text}); !errors.Is(err, registry.ErrInvalid) {
 			t.Errorf("Promote with the reason %q = %v, want ErrInvalid", text, err)
 		}
 		if _, err := s.ChangeModel(t.Context(), by("ada"), m, lifecycle.ModelChange{Description: &text}); !errors.Is(err, registry.ErrInvalid) {
@@ -501,19 +501,19 @@ func TestRequestsWithAKeyAreCarriedOutOnce(t *testing.T) {
 	s.release(m, "v1.1.0")
 	again := by("ada")
 	again.Key = "key-1"
-	first, err := s.Promote(t.Context(), again, m, production, v.Version.Tag, "once")
+	first, err := s.Promote(t.Context(), again, m, production, lifecycle.Promotion{Version: v.Version.Tag, Reason: "once"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.promote(m, production, "v1.1.0")
-	second, err := s.Promote(t.Context(), again, m, production, v.Version.Tag, "once")
+	second, err := s.Promote(t.Context(), again, m, production, lifecycle.Promotion{Version: v.Version.Tag, Reason: "once"})
 	if diff := cmp.Diff(first, second, named, cmpopts.EquateEmpty()); err != nil || diff != "" {
 		t.Errorf("the same promotion again: %v (-want +got):\n%s", err, diff)
 	}
 	if got := s.in(m, production); got != "v1.1.0" {
 		t.Errorf("production holds %s after the first request came again, want v1.1.0", got)
 	}
-	if _, err := s.Promote(t.Context(), again, m, production, registry.MustTag("v1.1.0"), ""); !errors.Is(err, registry.ErrConflict) {
+	if _, err := s.Promote(t.Context(), again, m, production, lifecycle.Promotion{Version: registry.MustTag("v1.1.0")}); !errors.Is(err, registry.ErrConflict) {
 		t.Errorf("another promotion with the same key = %v, want a conflict", err)
 	}
 
@@ -562,7 +562,7 @@ func TestCallerThatGoesAway(t *testing.T) {
 			return err
 		}, production},
 		{"Promote", fmt.Sprintf(follows, "true", "true"), func(ctx context.Context, s *site, m registry.Model) error {
-			_, err := s.Promote(ctx, by("ada"), m, staging, tag, "")
+			_, err := s.Promote(ctx, by("ada"), m, staging, lifecycle.Promotion{Version: tag})
 			return err
 		}, production},
 		{"Approve", "environments: {staging: {promote: auto, approvals: 1}}", func(ctx context.Context, s *site, m registry.Model) error {

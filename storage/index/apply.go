@@ -143,6 +143,10 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 			return err
 		}
 		return unmirrored(t, r.ModelID, e, place)
+	case registry.VersionStateSet:
+		return stateSet(t, r, e, place)
+	case registry.EnvironmentFrozen:
+		return frozen(t, r, e, place)
 	case registry.EdgesAdded:
 		return addEdges(t, r.Edges)
 	case registry.EventAnnounced:
@@ -220,6 +224,7 @@ func deleteModel(t tx, id string, g registry.Group) error {
 		bucketRefs, bucketIntents, bucketVersions, bucketCommits, bucketManifests, bucketTags,
 		bucketReferrers, bucketLayers, bucketEvaluations, bucketGates, bucketRefused, bucketEnvironments,
 		bucketHistory, bucketApprovals, bucketIDs, bucketUnmirrored, bucketLocks, bucketLockPaths, bucketAliases,
+		bucketStates, bucketWithdrawn,
 	} {
 		for _, owner := range []string{id, registry.ImageRepository(id)} {
 			if err := t.deletePrefix(bucket, prefix(owner)); err != nil {
@@ -263,7 +268,90 @@ func publish(t tx, r registry.VersionPublished, e Entry, place int) error {
 	if err := addEdges(t, r.Edges); err != nil {
 		return err
 	}
+	named := []digest.Digest{r.Manifest.Digest, v.Config.Digest}
+	for _, f := range v.Files {
+		named = append(named, f.Digest)
+	}
+	if err := bringBack(t, r.ModelID, named); err != nil {
+		return err
+	}
 	return unmirrored(t, r.ModelID, e, place)
+}
+
+// bringBack lets everybody have again what only revoked versions named, because another one does now.
+func bringBack(t tx, modelID string, named []digest.Digest) error {
+	for _, d := range named {
+		if err := t.delete(bucketWithdrawn, key(modelID, d.String())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func stateSet(t tx, r registry.VersionStateSet, e Entry, place int) error {
+	c := r.Change
+	var row registry.VersionRecord
+	k := key(r.ModelID, c.Version.String())
+	found, err := t.get(bucketVersions, k, &row)
+	if err != nil || !found {
+		return err
+	}
+	row.State, row.Changed = c.State, &c
+	if err := t.put(bucketVersions, k, row); err != nil {
+		return err
+	}
+	entry, err := t.numbered(bucketStates, r.ModelID, c.Version.String())
+	if err != nil {
+		return err
+	}
+	if err := t.put(bucketStates, entry, c); err != nil {
+		return err
+	}
+	if err := t.put(bucketIDs, key(r.ModelID, c.ID), reference{bucketStates, entry}); err != nil {
+		return err
+	}
+	for _, d := range r.Withdrawn {
+		if err := t.put(bucketWithdrawn, key(r.ModelID, d.String()), c.Version); err != nil {
+			return err
+		}
+	}
+	if err := touch(t, r.ModelID, c.At); err != nil {
+		return err
+	}
+	return unmirrored(t, r.ModelID, e, place)
+}
+
+func frozen(t tx, r registry.EnvironmentFrozen, e Entry, place int) error {
+	state := registry.EnvironmentState{Name: r.Freeze.Environment}
+	k := key(r.ModelID, r.Freeze.Environment.String())
+	if _, err := t.get(bucketEnvironments, k, &state); err != nil {
+		return err
+	}
+	if state.Freeze = nil; r.Freeze.Frozen {
+		state.Freeze = &r.Freeze
+	}
+	if err := t.put(bucketEnvironments, k, state); err != nil {
+		return err
+	}
+	if err := touch(t, r.ModelID, r.Freeze.At); err != nil {
+		return err
+	}
+	return unmirrored(t, r.ModelID, e, place)
+}
+
+// digestsOf an image are all that a client asks for.
+func digestsOf(r registry.ImageBuilt) []digest.Digest {
+	var all []digest.Digest
+	for _, m := range r.Manifests {
+		all = append(all, m.Digest)
+	}
+	for _, b := range r.Blobs {
+		all = append(all, b.Digest)
+	}
+	for _, l := range r.Layers {
+		all = append(all, l.Digest)
+	}
+	return all
 }
 
 func putManifest(t tx, repository string, m registry.StoredManifest) error {
@@ -302,6 +390,11 @@ func imageBuilt(t tx, r registry.ImageBuilt, e Entry, place int) error {
 	}
 	for _, layer := range r.Layers {
 		if err := t.put(bucketLayers, key(r.ModelID, layer.Digest.String()), layer); err != nil {
+			return err
+		}
+	}
+	if row.State != registry.Revoked {
+		if err := bringBack(t, r.ModelID, digestsOf(r)); err != nil {
 			return err
 		}
 	}

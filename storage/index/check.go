@@ -107,6 +107,14 @@ func checkRecord(record registry.Record) error {
 		c.parts(r.ModelID, r.Change.ID)
 	case registry.ApprovalGiven:
 		c.parts(r.ModelID, r.Approval.Version.String(), r.Approval.Environment.String(), r.Approval.By)
+	case registry.VersionStateSet:
+		c.parts(r.ModelID, r.Change.Version.String())
+		c.parts(r.ModelID, r.Change.ID)
+		for _, d := range r.Withdrawn {
+			c.parts(r.ModelID, d.String())
+		}
+	case registry.EnvironmentFrozen:
+		c.parts(r.ModelID, r.Freeze.Environment.String())
 	case registry.EdgesAdded:
 		c.parts(r.ModelID)
 		c.edges(r.Edges)

@@ -30,7 +30,7 @@ import (
 )
 
 // schema is the version of all formats below. A file of another version is rebuilt.
-const schema = 3
+const schema = 4
 
 // The buckets, each with the format of its keys and values. Parts of a key are joined by NUL;
 // numbers are 8 bytes, big endian; values are a CRC-32C of bucket, key and JSON, and the JSON.
@@ -59,6 +59,8 @@ const (
 	bucketRefused      = "refused"      // model id, number -> registry.Refusal
 	bucketEnvironments = "environments" // model id, environment -> registry.EnvironmentState
 	bucketHistory      = "history"      // model id, environment, number -> registry.EnvironmentChange
+	bucketStates       = "states"       // model id, tag, number -> registry.StateChange
+	bucketWithdrawn    = "withdrawn"    // model id, digest that only revoked versions name -> tag of the last one
 	bucketApprovals    = "approvals"    // model id, tag, environment, actor -> registry.Approval
 	bucketOut          = "edges_out"    // from, kind, to, relation -> nothing
 	bucketIn           = "edges_in"     // to, kind, from, relation -> nothing
@@ -81,7 +83,7 @@ var buckets = []string{
 	bucketCommits, bucketManifests, bucketTags, bucketReferrers, bucketLayers, bucketEvaluations, bucketPolicies,
 	bucketGates, bucketRefused, bucketEnvironments, bucketHistory, bucketApprovals, bucketOut, bucketIn, bucketEvents,
 	bucketEventIDs, bucketOutbox, bucketDeliveries, bucketSent, bucketTokens, bucketTokenIDs, bucketIDs, bucketSignatures, bucketUnmirrored,
-	bucketLocks, bucketLockPaths, bucketAliases, bucketRepositories, bucketRepoNames,
+	bucketLocks, bucketLockPaths, bucketAliases, bucketRepositories, bucketRepoNames, bucketStates, bucketWithdrawn,
 }
 
 // Buckets are the names of all buckets; docs/formats.md has a row for each.

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
@@ -282,6 +285,52 @@ func (db *DB) History(ctx context.Context, modelID string, env registry.Environm
 		return err
 	})
 	return items, next, err
+}
+
+// StateHistory are the changes of a version's state, the oldest first.
+func (db *DB) StateHistory(ctx context.Context, modelID string, tag registry.Tag) ([]registry.StateChange, error) {
+	return getAll[registry.StateChange](ctx, db, bucketStates, prefix(modelID, tag.String()))
+}
+
+// StateChangeByID is a change of the state of one of a model's versions.
+func (db *DB) StateChangeByID(ctx context.Context, modelID, id string) (registry.StateChange, error) {
+	return byID[registry.StateChange](ctx, db, bucketStates, modelID, id)
+}
+
+// Withdrawn is why a model gives a digest to no OCI client, or nil: only revoked versions name it.
+func (db *DB) Withdrawn(ctx context.Context, modelID string, d digest.Digest) (change *registry.StateChange, err error) {
+	err = db.view(ctx, func(t tx) error {
+		var tag registry.Tag
+		if found, err := t.get(bucketWithdrawn, key(modelID, d.String()), &tag); err != nil || !found {
+			return err
+		}
+		var row registry.VersionRecord
+		if _, err := t.get(bucketVersions, key(modelID, tag.String()), &row); err != nil {
+			return err
+		}
+		change = row.Changed
+		return nil
+	})
+	return change, err
+}
+
+// EnvironmentAt is the change by which an environment came to what it held at a time: the last one that was made by then. It is nil when
+// there was none.
+func (db *DB) EnvironmentAt(ctx context.Context, modelID string, env registry.EnvironmentName, at time.Time) (last *registry.EnvironmentChange, err error) {
+	err = db.view(ctx, func(t tx) error {
+		for r := range t.backward(bucketHistory, prefix(modelID, env.String()), nil) {
+			var c registry.EnvironmentChange
+			if err := r.decode(&c); err != nil {
+				return err
+			}
+			if !c.At.After(at) {
+				last = &c
+				break
+			}
+		}
+		return nil
+	})
+	return last, err
 }
 
 // Approvals are those given to a version for an environment.
