@@ -102,6 +102,7 @@ type CardFacts struct {
 	Datasets    []string        `json:"datasets,omitempty"`
 	BaseModels  []BaseModel     `json:"base_models,omitempty"`
 	FrontMatter json.RawMessage `json:"front_matter,omitempty"` // the whole of it, as JSON
+	Sections    []string        `json:"sections,omitempty"`     // headings with something below them, in their order
 	Problem     string          `json:"problem,omitempty"`      // why the card could not be read
 }
 

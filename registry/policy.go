@@ -49,6 +49,8 @@ type Environment struct {
 	Approvals   int             `json:"approvals,omitempty"`
 	Evidence    *Evidence       `json:"evidence,omitempty"`
 	Gates       []Gate          `json:"gates,omitempty"`
+	Slices      *Slices         `json:"slices,omitempty"`
+	Card        *CardRules      `json:"card,omitempty"`
 	Deploy      []string        `json:"deploy,omitempty"` // hooks of the operator's configuration
 	Monitor     *Monitor        `json:"monitor,omitempty"`
 }
@@ -57,6 +59,49 @@ type Environment struct {
 type Gate struct {
 	Name string `json:"name"` // the expression itself when the policy gives none
 	Expr string `json:"expr"`
+}
+
+// Slices are gates that each slice of the data passes by itself: the slices that are required, and every other one that was evaluated on the
+// data that the evidence names.
+type Slices struct {
+	Required []string `json:"required,omitempty"`
+	Gates    []Gate   `json:"gates"`
+}
+
+// MaxSlices is the largest number of slices that the gates of an environment look at.
+const MaxSlices = 256
+
+// Names of the slices that the gates look at, sorted: the required ones and those of the evaluations.
+func (s *Slices) Names(evidence *Evidence, evaluations []Evaluation, now time.Time) []string {
+	names := slices.Clone(s.Required)
+	var of Evidence
+	if evidence != nil {
+		of = *evidence
+	}
+	of.Slice = nil
+	for i := range evaluations {
+		if e := &evaluations[i]; e.Dataset.Slice != "" && of.Selects(e, now) {
+			names = append(names, e.Dataset.Slice)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// OfSlice is the evidence that selects the same data, but one slice of it.
+func (s *Evidence) OfSlice(name string) *Evidence {
+	var of Evidence
+	if s != nil {
+		of = *s
+	}
+	of.Slice = &name
+	return &of
+}
+
+// CardRules are what a model card has to have.
+type CardRules struct {
+	Sections []string `json:"sections,omitempty"` // headings with something below them
+	Fields   []string `json:"fields,omitempty"`   // of the front matter, not empty
 }
 
 // Monitor holds what is watched while a version is live.
@@ -179,6 +224,9 @@ type GateVerdict struct {
 	Open   bool           `json:"open"`
 	Values map[string]any `json:"values"` // each fact that the expression names, as it was
 	Reason string         `json:"reason"` // one sentence
+
+	Slice      string `json:"slice,omitempty"`      // of the data, when the gate judges it by itself
+	Evaluation string `json:"evaluation,omitempty"` // the id of the evidence of that slice
 }
 
 // Reason says in one sentence why the verdict is what it is: the reasons of the closed gates,

@@ -32,10 +32,16 @@ const (
 // line "---". Its fields are those of Hugging Face's model cards, and base_model_revision, which is
 // ours: the revision of all base models, or a list with one for each.
 //
-// A card without front matter has no facts and no problem.
+// A card without front matter has no facts but its sections, and no problem.
 // Source: https://github.com/huggingface/hub-docs, modelcard.md and docs/hub/model-cards.md.
 func Parse(data []byte) registry.CardFacts {
 	s := split(data)
+	facts := read(s)
+	facts.Sections = sections(s.body)
+	return facts
+}
+
+func read(s parts) registry.CardFacts {
 	switch {
 	case s.unclosed:
 		return registry.CardFacts{Problem: flaw{s.line, `the front matter is not closed; end it with a line "---"`}.String()}

@@ -141,6 +141,8 @@ func (r *policyReader) environment(f field) {
 					env.Gates = append(env.Gates, r.gate(item))
 				}
 			},
+			"slices":  func(f field) { env.Slices = r.slices(f) },
+			"card":    func(f field) { env.Card = r.card(f) },
 			"deploy":  func(f field) { env.Deploy = r.hooks(f) },
 			"monitor": func(f field) { env.Monitor = r.monitor(f) },
 		})
@@ -197,6 +199,47 @@ func (r *policyReader) evidence(f field) *registry.Evidence {
 		"self_reported": func(f field) { e.SelfReported = r.boolean(f) },
 	})
 	return &e
+}
+
+func (r *policyReader) slices(f field) *registry.Slices {
+	var s registry.Slices
+	r.fields(f.value, "slices", map[string]func(field){
+		"required": func(f field) { s.Required = r.texts(f, registry.MaxSlices) },
+		"gates": func(f field) {
+			for _, item := range r.list(f, maxGates) {
+				s.Gates = append(s.Gates, r.gate(item))
+			}
+		},
+	})
+	if len(s.Gates) == 0 {
+		r.fail(f.line, "%sslices has no gates; write what each slice must pass, such as metrics.recall >= 0.8", r.where())
+	}
+	return &s
+}
+
+func (r *policyReader) card(f field) *registry.CardRules {
+	var c registry.CardRules
+	r.fields(f.value, "card", map[string]func(field){
+		"sections": func(f field) { c.Sections = r.texts(f, maxGates) },
+		"fields":   func(f field) { c.Fields = r.texts(f, maxGates) },
+	})
+	if len(c.Sections)+len(c.Fields) == 0 {
+		r.fail(f.line, "%scard asks for nothing; name sections or fields, or remove it", r.where())
+	}
+	return &c
+}
+
+// texts is a list of texts, each once.
+func (r *policyReader) texts(f field, most int) []string {
+	var texts []string
+	for _, item := range r.list(f, most) {
+		t := r.text(field{f.name, item.line, item})
+		if slices.Contains(texts, t) {
+			r.fail(item.line, "%s%s names %q twice; remove one", r.where(), f.name, clip(t))
+		}
+		texts = append(texts, t)
+	}
+	return texts
 }
 
 // gate is an expression, or a name and an expression.

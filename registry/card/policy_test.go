@@ -93,12 +93,18 @@ environments:
       - expr: |
           metrics.f1 > 0.5
           && metrics.recall > 0.5
+    slices:
+      required: [night, day]
+      gates: [{name: fair, expr: metrics.recall > 0.4}]
+    card: {sections: [Intended use], fields: [license]}
     deploy: []
     monitor: {alerts: [{name: A, expr: up == 0}]}
 `, []registry.Environment{{
 			Name: staging, Promote: registry.PromoteManual, Prereleases: true, Approvals: 100,
 			Evidence: &registry.Evidence{Digest: "sha256:abababababababababababababababababababababababababababababababab", Slice: &night, SelfReported: true, MaxAge: 90 * time.Minute},
 			Gates:    []registry.Gate{{Name: "metrics.f1 > 0.5\n&& metrics.recall > 0.5", Expr: "metrics.f1 > 0.5\n&& metrics.recall > 0.5"}},
+			Slices:   &registry.Slices{Required: []string{"night", "day"}, Gates: []registry.Gate{{Name: "fair", Expr: "metrics.recall > 0.4"}}},
+			Card:     &registry.CardRules{Sections: []string{"Intended use"}, Fields: []string{"license"}},
 			Monitor:  &registry.Monitor{Alerts: []registry.Alert{{Name: "A", Expr: "up == 0", Action: "notify"}}},
 		}}},
 		{"gates written once", "environments:\n  staging:\n    gates: &g [metrics.f1 > 0.5]\n  production:\n    gates: *g\n", []registry.Environment{
@@ -150,7 +156,10 @@ func TestParsePolicyRefuses(t *testing.T) {
 		{"a name like a version", "environments:\n  v1:\n", `line 2: "v1" cannot name an environment: it would read as a version`},
 		{"a name that is a number", "environments:\n  1:\n", "line 2: a field's name is not a text; put it in quotes"},
 		{"an environment that is a list", "environments:\n  a: []\n", "line 2: in environment a, an environment is a list; write fields with values below it"},
-		{"an unknown field of an environment", in("gate: x"), `line 3: in environment staging, an environment has no field "gate"; use one of after, approvals, deploy, evidence, gates, monitor, prereleases, promote`},
+		{"an unknown field of an environment", in("gate: x"), `line 3: in environment staging, an environment has no field "gate"; use one of after, approvals, card, deploy, evidence, gates, monitor, prereleases, promote, slices`},
+		{"slices without gates", in("slices: {required: [night]}"), `line 3: in environment staging, slices has no gates; write what each slice must pass, such as metrics.recall >= 0.8`},
+		{"a slice twice", in("slices: {required: [night, night], gates: ['true']}"), `line 3: in environment staging, required names "night" twice; remove one`},
+		{"a card that is asked for nothing", in("card: {}"), `line 3: in environment staging, card asks for nothing; name sections or fields, or remove it`},
 		{"after itself", in("after: staging"), "line 3: environment staging comes after itself; name another one"},
 		{"after what comes later", "environments:\n  a:\n    after: b\n  b:\n    after: a\n", "line 3: in environment a, after names b, which is not written above; write b above a or name another one"},
 		{"after a bad name", in("after: B"), `line 3: in environment staging, after: "B" is not an environment's name: a lower-case letter, then at most 30 of a-z, 0-9 and '-'`},
@@ -235,7 +244,7 @@ func TestParsePolicyChecksExpressions(t *testing.T) {
 
 func FuzzParsePolicy(f *testing.F) {
 	f.Add([]byte(designed))
-	for _, seed := range []string{"", "environments:\n  a: {gates: [x, {name: y, expr: z}], after: a}\n", "environments: &a {b: *a}\n", "%YAML 1.2\n---\n"} {
+	for _, seed := range []string{"", "environments:\n  a: {gates: [x, {name: y, expr: z}], after: a}\n", "environments: &a {b: *a}\n", "environments:\n  a: {slices: {required: [x], gates: [y]}, card: {fields: [z]}}\n", "%YAML 1.2\n---\n"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -167,15 +167,97 @@ func (j *Judge) Decide(env *registry.Environment, facts Facts) registry.Verdict 
 		v.Evaluation = found.Evaluation.ID
 	}
 	v.Gates = append(v.Gates, conditions(env, facts)...)
-	all := slices.ContainsFunc(env.Gates, func(g registry.Gate) bool {
-		return slices.ContainsFunc(j.program(g.Expr).refs, func(r ref) bool { return r[0] == "evaluations" })
-	})
-	given := bind(env, facts, found, all)
+	given := bind(env, facts, found, j.namesAll(env.Gates))
 	for _, g := range env.Gates {
 		v.Gates = append(v.Gates, j.decide(g, given))
 	}
+	v.Gates = append(v.Gates, j.decideSlices(env, facts)...)
 	v.Open = !slices.ContainsFunc(v.Gates, func(g registry.GateVerdict) bool { return !g.Open })
 	return v
+}
+
+// namesAll reports whether one of the gates looks at all evaluations.
+func (j *Judge) namesAll(gates []registry.Gate) bool {
+	return slices.ContainsFunc(gates, func(g registry.Gate) bool {
+		return slices.ContainsFunc(j.program(g.Expr).refs, func(r ref) bool { return r[0] == "evaluations" })
+	})
+}
+
+// decideSlices lets each slice of the data be judged by itself. A model that is good on the whole can fail those who are few.
+func (j *Judge) decideSlices(env *registry.Environment, facts Facts) []registry.GateVerdict {
+	if env.Slices == nil {
+		return nil
+	}
+	names := env.Slices.Names(env.Evidence, facts.Evaluations, facts.Now)
+	closed := func(reason string) []registry.GateVerdict {
+		return []registry.GateVerdict{{Name: "slices", Values: map[string]any{"slices": len(names)}, Reason: reason}}
+	}
+	switch {
+	case len(names) == 0:
+		return closed("no slice of the data was evaluated")
+	case len(names) > registry.MaxSlices:
+		return closed(fmt.Sprintf("%d slices were evaluated, and at most %d are looked at", len(names), registry.MaxSlices))
+	}
+	all := j.namesAll(env.Slices.Gates)
+	var gates []registry.GateVerdict
+	for _, name := range names {
+		of := *env
+		of.Evidence = env.Evidence.OfSlice(name)
+		found := of.Evidence.Select(facts.Evaluations, facts.Now)
+		given := bind(&of, facts, found, all)
+		for _, g := range env.Slices.Gates {
+			v := j.decide(g, given)
+			v.Slice, v.Reason = name, "slice "+name+": "+v.Reason
+			if found.Evaluation != nil {
+				v.Evaluation = found.Evaluation.ID
+			}
+			gates = append(gates, v)
+		}
+	}
+	return gates
+}
+
+// cardRules is the gate of what a model card has to have.
+func cardRules(rules registry.CardRules, card registry.CardFacts) registry.GateVerdict {
+	g := registry.GateVerdict{Name: "card", Values: map[string]any{}}
+	if card.Problem != "" {
+		g.Reason = "the model card cannot be read: " + card.Problem
+		return g
+	}
+	var lacks []string
+	for _, section := range rules.Sections {
+		if !slices.ContainsFunc(card.Sections, func(s string) bool { return strings.EqualFold(s, section) }) {
+			lacks = append(lacks, fmt.Sprintf("the section %q", section))
+		}
+	}
+	fields := cardObject(card)
+	for _, name := range rules.Fields {
+		if empty(fields[name]) {
+			lacks = append(lacks, fmt.Sprintf("the field %s", name))
+		}
+	}
+	g.Values["lacks"] = len(lacks)
+	if g.Open = len(lacks) == 0; g.Open {
+		g.Reason = "the model card has all that it must have"
+	} else {
+		g.Reason = "the model card lacks " + strings.Join(lacks, ", ")
+	}
+	return g
+}
+
+// empty reports whether a field of a card says nothing.
+func empty(value any) bool {
+	switch v := value.(type) {
+	case nil:
+		return true
+	case string:
+		return strings.TrimSpace(v) == ""
+	case []any:
+		return len(v) == 0
+	case map[string]any:
+		return len(v) == 0
+	}
+	return false
 }
 
 // conditions are the gates that are not expressions.
@@ -196,6 +278,9 @@ func conditions(env *registry.Environment, facts Facts) []registry.GateVerdict {
 			g.Reason = fmt.Sprintf("%s was never live in %s", facts.Tag, env.After)
 		}
 		gates = append(gates, g)
+	}
+	if env.Card != nil {
+		gates = append(gates, cardRules(*env.Card, facts.Card))
 	}
 	if env.Approvals > 0 {
 		// The word of whoever pushed the version does not count: a second person has to look. Nor
