@@ -176,6 +176,7 @@ func (s *Server) routes() {
 	e.Match(read, "/metrics", s.exposeMetrics)
 
 	v1 := e.Group("/api/v1")
+	v1.Match(read, "/schemas/:schema", s.getSchema)
 	v1.Match(read, "/whoami", s.whoami)
 	v1.Match(read, "/tokens", s.listTokens)
 	v1.POST("/tokens", s.createToken)
@@ -199,6 +200,7 @@ func (s *Server) routes() {
 	m.Match(read, "/evaluations/:rev", s.listEvaluations)
 	m.POST("/evaluations/:rev", s.recordEvaluation)
 	m.Match(read, "/gates/:rev", s.getGates)
+	m.POST("/policy/check", s.tryPolicy)
 	m.Match(read, "/environments", s.listEnvironments)
 	m.Match(read, "/environments/:env", s.getEnvironment)
 	m.Match(read, "/environments/:env/history", s.listHistory)

@@ -179,6 +179,13 @@ func (c *Client) Gates(ctx context.Context, m registry.ModelName, rev string) ([
 	return all[registry.Verdict](ctx, c, path(m, "gates", rev))
 }
 
+// TryPolicy tells what a policy would mean.
+func (c *Client) TryPolicy(ctx context.Context, m registry.ModelName, trial api.PolicyTrial) (api.PolicyOutcome, error) {
+	var out api.PolicyOutcome
+	err := c.Do(ctx, http.MethodPost, path(m, "policy", "check"), trial, &out)
+	return out, err
+}
+
 // Change is a promotion, a rollback or an approval.
 type Change struct {
 	Version  string  `json:"version,omitempty"`

@@ -36,7 +36,7 @@ var imports = map[string][]string{
 	"storage/gitrepo/hook":                 {},
 	"storage/internal/durable":             {},
 	"storage/internal/durable/durabletest": {"storage/internal/durable"},
-	"api":                                  {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door"},
+	"api":                                  {"registry", "registry/access", "registry/card", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door"},
 	"api/githttp":                          {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/door"},
 	"api/lfs":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door"},
 	"api/ssh":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth"},
@@ -55,8 +55,8 @@ var imports = map[string][]string{
 	"cmd/herdbook-hook":  {"storage/gitrepo/hook"},
 	"cmd/herdbook-bench": {},
 	"cmd/herdbook": {
-		"registry", "registry/access", "registry/lifecycle", "registry/modelpack", "storage", "storage/blob", "storage/gitrepo", "storage/gitrepo/hook",
-		"api", "api/githttp", "api/lfs", "api/oci", "api/ssh", "api/client", "hooks", "hooks/ocipush", "hooks/webhook", "web",
+		"registry", "registry/access", "registry/card", "registry/gate", "registry/lifecycle", "registry/modelpack", "storage", "storage/blob", "storage/gitrepo",
+		"storage/gitrepo/hook", "api", "api/githttp", "api/lfs", "api/oci", "api/ssh", "api/client", "hooks", "hooks/ocipush", "hooks/webhook", "web",
 	},
 }
 

@@ -69,6 +69,7 @@ type commands struct {
 	Show       showCommand       `cmd:"" help:"Show a version, and how to pull it."`
 	Evaluate   evaluateCommand   `cmd:"" help:"Record an evaluation of a version or a commit."`
 	Gate       gateCommand       `cmd:"" help:"Show what the gates say of a version; exits 1 when one is closed."`
+	Policy     policyCommand     `cmd:"" help:"Check a policy before it is pushed."`
 	Promote    promoteCommand    `cmd:"" help:"Put a version into an environment, if its gates are open."`
 	Rollback   rollbackCommand   `cmd:"" help:"Put an earlier version back into an environment."`
 	Approve    approveCommand    `cmd:"" help:"Approve of a version for an environment."`
