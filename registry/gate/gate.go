@@ -9,6 +9,14 @@
 // is known only when the expression runs: ["f1", "recall"].exists(m, metrics[m] > 0.9) asks for one
 // of the two.
 //
+// Noise is told from a drop by three functions. lower(metrics.f1) and upper(metrics.f1) are the ends of the metric's 95 %
+// confidence interval, also of incumbent.metrics; a second argument is another level: lower(metrics.f1, 0.9).
+// worse_than(incumbent, "f1", 0.05) is true when the metric, of which more is better, is lower than the incumbent's by more than
+// chance explains at that significance, and false while there is no incumbent. For accuracy McNemar's exact test decides where both
+// evaluations say which of the same examples were predicted right; otherwise it is a z test that takes the two for independent, which
+// finds fewer drops. A metric without an interval and an incumbent that was evaluated on other data close the gate. The
+// metric and the number are written out; see package statistics for what is computed.
+//
 // The same expression and facts always give the same verdict, to the last byte of its JSON.
 package gate
 
@@ -88,6 +96,7 @@ const maxPrograms = 10_000
 // New makes a Judge.
 func New() (*Judge, error) {
 	options := []cel.EnvOption{
+		statisticMacros(),
 		cel.CrossTypeNumericComparisons(true),
 		cel.ParserExpressionSizeLimit(MaxExprLen),
 		cel.CustomTypeAdapter(ordered{}),
@@ -148,7 +157,8 @@ func (j *Judge) compile(expr string) program {
 	if err != nil {
 		return program{problem: "the expression does not compile: " + firstLine(err)}
 	}
-	return program{Program: p, refs: references(ast)}
+	refs, problem := references(ast)
+	return program{Program: p, refs: refs, problem: problem}
 }
 
 // firstLine of CEL's message, without the name of a source that has none.
@@ -167,10 +177,11 @@ func (j *Judge) Decide(env *registry.Environment, facts Facts) registry.Verdict 
 		v.Evaluation = found.Evaluation.ID
 	}
 	v.Gates = append(v.Gates, conditions(env, facts)...)
-	all := slices.ContainsFunc(env.Gates, func(g registry.Gate) bool {
-		return slices.ContainsFunc(j.program(g.Expr).refs, func(r ref) bool { return r[0] == "evaluations" })
-	})
-	given := bind(env, facts, found, all)
+	var refs []ref
+	for _, g := range env.Gates {
+		refs = append(refs, j.program(g.Expr).refs...)
+	}
+	given := bind(env, facts, found, refs)
 	for _, g := range env.Gates {
 		v.Gates = append(v.Gates, j.decide(g, given))
 	}
