@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"fmt"
 	"math"
 	"slices"
 
@@ -23,6 +24,15 @@ type Interval struct {
 	Upper  float64 `json:"upper"`
 	Level  float64 `json:"level"`
 	Method string  `json:"method"` // wilson or delta
+}
+
+// String is the interval for people, with as many decimals as its width is worth: "0.78 - 0.89".
+func (i Interval) String() string {
+	decimals := 2
+	for width := i.Upper - i.Lower; width < 0.03 && decimals < 6; width *= 10 {
+		decimals++
+	}
+	return fmt.Sprintf("%.*f - %.*f", decimals, i.Lower, decimals, i.Upper)
 }
 
 // measured is a metric with what is known of its variance.

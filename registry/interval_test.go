@@ -117,6 +117,26 @@ func TestIntervalOfAnOldEvaluation(t *testing.T) {
 	}
 }
 
+func TestIntervalString(t *testing.T) {
+	tests := []struct {
+		lower, upper float64
+		want         string
+	}{
+		{0.778248, 0.890169, "0.78 - 0.89"},
+		{0.793944, 0.892865, "0.79 - 0.89"},
+		{-0.31, 0.204, "-0.31 - 0.20"},
+		{0.998104, 0.998533, "0.9981 - 0.9985"},
+		{0.98, 0.995, "0.980 - 0.995"},
+		{0.5, 0.5, "0.500000 - 0.500000"},
+		{0, 1, "0.00 - 1.00"},
+	}
+	for _, tt := range tests {
+		if got := (registry.Interval{Lower: tt.lower, Upper: tt.upper}).String(); got != tt.want {
+			t.Errorf("the interval from %v to %v reads %q, want %q", tt.lower, tt.upper, got, tt.want)
+		}
+	}
+}
+
 func BenchmarkIntervals(b *testing.B) {
 	for _, k := range []int{2, 100} {
 		in := registry.EvaluationInput{Confusion: &registry.Confusion{}}
