@@ -211,7 +211,7 @@ func (f facts) worse(metric string, significance float64, version, incumbent *re
 		return nil, fmt.Sprintf("%s is not known: the version was evaluated on %s, and what runs there on %s", call, version.Dataset.Label(), incumbent.Dataset.Label())
 	}
 	p, test, ok := compare(metric, version, incumbent)
-	p = math.Round(p*1e9) / 1e9 // so that the verdict is the same on every machine
+	p, _ = strconv.ParseFloat(strconv.FormatFloat(p, 'g', 9, 64), 64) // the same on every machine
 	if !ok {
 		return nil, fmt.Sprintf("%s is not known: %s, and %s of the two versions has not", call, howMeasured, metric)
 	}
