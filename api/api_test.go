@@ -58,7 +58,7 @@ func loop(s *apitest.Server, name string, visibility registry.Visibility) regist
 // notAboutOneModel are the routes whose answer does not depend on a model in the path.
 var notAboutOneModel = []string{
 	"/healthz", "/readyz", "/metrics", "/api/v1/whoami", "/api/v1/models", "/api/v1/events", "/api/v1/deliveries",
-	"/api/v1/deliveries/:sink/:event/redeliver", "/api/v1/tokens", "/api/v1/tokens/:id", "/api/v1/usage", "/v2", "/v2/", "/v2/token",
+	"/api/v1/deliveries/:sink/:event/redeliver", "/api/v1/tokens", "/api/v1/tokens/:id", "/api/v1/usage", "/api/v1/schemas/:schema", "/v2", "/v2/", "/v2/token",
 }
 
 // values of the parameters of routes, for a model that has all of them.

@@ -30,6 +30,8 @@ type Version struct {
 	Warnings    []string              `json:"warnings,omitempty"`
 	URL         string                `json:"url"`
 
+	Intervals map[string]registry.Interval `json:"intervals,omitempty"` // of the metrics
+
 	// Only where one version is asked for.
 	Card  *registry.CardFacts `json:"card,omitempty"`
 	Files []registry.File     `json:"files,omitempty"`
@@ -64,7 +66,7 @@ func (s *Server) showVersion(ctx context.Context, m registry.Model, v registry.V
 		URL:      s.page(m.Name.String(), "versions", v.Version.Tag.String()),
 	}
 	if e := registry.Headline(evaluations); e != nil {
-		shown.Metrics = e.Metrics
+		shown.Metrics, shown.Intervals = e.Metrics, e.Intervals
 	}
 	return shown, nil
 }
@@ -210,6 +212,9 @@ func (s *Server) listEvaluations(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	for i := range items {
+		items[i] = items[i].Brief()
+	}
 	return answerList(c, items, next)
 }
 
@@ -243,7 +248,7 @@ func (s *Server) recordEvaluation(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	answer := Recorded{Evaluation: recorded.Evaluation, Verdicts: []VersionVerdict{}, Promoted: recorded.Promoted}
+	answer := Recorded{Evaluation: recorded.Evaluation.Brief(), Verdicts: []VersionVerdict{}, Promoted: recorded.Promoted}
 	for _, changed := range recorded.Changed {
 		answer.Verdicts = append(answer.Verdicts, VersionVerdict{changed.Version, changed.Verdict})
 	}

@@ -82,6 +82,15 @@ func (c *Confusion) Samples() int64 {
 	return total
 }
 
+// correct is the number of examples that were predicted right: the sum of the diagonal.
+func (c *Confusion) correct() int64 {
+	correct := int64(0)
+	for i := range c.Matrix {
+		correct += c.Matrix[i][i]
+	}
+	return correct
+}
+
 // ClassMetrics are the metrics of one label against all others. A metric whose denominator
 // is 0 is absent.
 type ClassMetrics struct {
@@ -153,10 +162,7 @@ func (c *Confusion) Metrics() map[string]float64 {
 		put("specificity", positive.Specificity)
 		put("f1", positive.F1)
 	}
-	total, correct := c.Samples(), int64(0)
-	for i := range c.Labels {
-		correct += c.Matrix[i][i]
-	}
+	total, correct := c.Samples(), c.correct()
 	put("accuracy", ratio(correct, total))
 	// Every example is predicted once, so that pooled precision, recall and F1 are all accuracy.
 	for _, name := range []string{"precision_micro", "recall_micro", "f1_micro"} {

@@ -43,12 +43,13 @@ type Attachment struct {
 	SizeBytes int64         `json:"size_bytes,omitempty"`
 }
 
-// EvaluationInput is what a client records: metrics, a confusion matrix, or both.
+// EvaluationInput is what a client records: metrics, a confusion matrix, or both; and the outcome of each example, if it likes.
 type EvaluationInput struct {
 	Dataset     Dataset            `json:"dataset"`
 	Confusion   *Confusion         `json:"confusion,omitempty"`
 	Metrics     map[string]float64 `json:"metrics,omitempty"`
 	Samples     *int64             `json:"samples,omitempty"`
+	Outcomes    *Outcomes          `json:"outcomes,omitempty"`
 	Harness     *Harness           `json:"harness,omitempty"`
 	Evaluator   string             `json:"evaluator,omitempty"`
 	SourceURL   string             `json:"source_url,omitempty"`
@@ -56,7 +57,8 @@ type EvaluationInput struct {
 }
 
 // Evaluation is a record of how well a commit did on a dataset. Metrics holds what was given
-// and what the server computed from the matrix. It never changes once recorded.
+// and what the server computed from the matrix, Intervals how far that can be trusted: an evaluation
+// that was recorded before intervals were has none, see [Evaluation.Interval]. It never changes once recorded.
 type Evaluation struct {
 	ID           string                  `json:"id"`
 	Commit       ObjectID                `json:"commit"`
@@ -64,7 +66,9 @@ type Evaluation struct {
 	Confusion    *Confusion              `json:"confusion,omitempty"`
 	Classes      map[string]ClassMetrics `json:"classes,omitempty"`
 	Metrics      map[string]float64      `json:"metrics"`
+	Intervals    map[string]Interval     `json:"intervals,omitempty"` // by metric
 	Samples      *int64                  `json:"samples,omitempty"`
+	Outcomes     *Outcomes               `json:"outcomes,omitempty"`
 	Harness      *Harness                `json:"harness,omitempty"`
 	Evaluator    string                  `json:"evaluator,omitempty"`
 	SourceURL    string                  `json:"source_url,omitempty"`
@@ -84,7 +88,7 @@ const tolerance = 1e-9
 func NewEvaluation(in EvaluationInput, commit ObjectID, id, actor string, at time.Time) (Evaluation, error) {
 	e := Evaluation{
 		ID: id, Commit: commit, Dataset: in.Dataset, Confusion: in.Confusion, Metrics: map[string]float64{},
-		Samples: in.Samples, Harness: in.Harness, Evaluator: in.Evaluator, SourceURL: in.SourceURL,
+		Samples: in.Samples, Outcomes: in.Outcomes, Harness: in.Harness, Evaluator: in.Evaluator, SourceURL: in.SourceURL,
 		Attachments: in.Attachments, RecordedBy: actor, RecordedAt: at,
 	}
 	for _, check := range []func() error{in.checkTexts, in.checkMetrics, in.checkSamples, in.checkAttachments} {
@@ -92,38 +96,54 @@ func NewEvaluation(in EvaluationInput, commit ObjectID, id, actor string, at tim
 			return Evaluation{}, err
 		}
 	}
-	if in.Confusion == nil && len(in.Metrics) == 0 {
-		return Evaluation{}, Invalid("metrics", "an evaluation has metrics, a confusion matrix, or both")
+	if in.Confusion == nil && len(in.Metrics) == 0 && in.Outcomes == nil {
+		return Evaluation{}, Invalid("metrics", "an evaluation has metrics, a confusion matrix, or both, or the outcomes of its examples")
 	}
 	for name, value := range in.Metrics {
 		e.Metrics[name] = value
 	}
-	if in.Confusion == nil {
-		return e, nil
+	if in.Confusion != nil {
+		if err := e.addConfusion(in); err != nil {
+			return Evaluation{}, err
+		}
 	}
+	if in.Outcomes != nil {
+		if err := in.Outcomes.check(&in); err != nil {
+			return Evaluation{}, err
+		}
+		if count := in.Outcomes.Count; in.Confusion == nil {
+			e.Samples, e.Metrics["accuracy"] = &count, float64(in.Outcomes.Correct.Ones())/float64(count)
+		}
+	}
+	e.Intervals = e.intervals()
+	return e, nil
+}
+
+// addConfusion checks the matrix and adds what it yields.
+func (e *Evaluation) addConfusion(in EvaluationInput) error {
 	if err := in.Confusion.Validate(); err != nil {
-		return Evaluation{}, err
+		return err
 	}
 	counted := in.Confusion.Samples()
 	if in.Samples != nil && *in.Samples != counted {
-		return Evaluation{}, Invalid("samples", "samples is %d and the matrix counts %d examples", *in.Samples, counted)
+		return Invalid("samples", "samples is %d and the matrix counts %d examples", *in.Samples, counted)
 	}
 	computed := in.Confusion.Metrics()
 	for _, name := range sortedKeys(computed) {
 		given, ok := in.Metrics[name]
 		if ok && math.Abs(given-computed[name]) > tolerance {
-			return Evaluation{}, Invalid("metrics."+name, "%s is given as %v and the confusion matrix yields %v", name, given, computed[name])
+			return Invalid("metrics."+name, "%s is given as %v and the confusion matrix yields %v", name, given, computed[name])
 		}
 		e.Metrics[name] = computed[name]
 	}
 	for _, name := range in.Confusion.yields() {
 		_, given := in.Metrics[name]
 		if _, defined := computed[name]; given && !defined {
-			return Evaluation{}, Invalid("metrics."+name, "%s is given and the confusion matrix leaves it undefined: its denominator is 0", name)
+			return Invalid("metrics."+name, "%s is given and the confusion matrix leaves it undefined: its denominator is 0", name)
 		}
 	}
 	e.Samples, e.Classes = &counted, in.Confusion.Classes()
-	return e, nil
+	return nil
 }
 
 func (in *EvaluationInput) checkTexts() error {

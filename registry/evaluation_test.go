@@ -41,7 +41,7 @@ func TestNewEvaluation(t *testing.T) {
 	metrics["latency_p95_ms"] = 11.5
 	want := registry.Evaluation{
 		ID: "e1", Commit: someCommit, Dataset: in.Dataset, Confusion: in.Confusion, Classes: in.Confusion.Classes(), Metrics: metrics, Samples: ptr(int64(200)),
-		Harness: in.Harness, Evaluator: "jenkins", SourceURL: "https://ci.example/job/7", Attachments: in.Attachments, RecordedBy: "ada", RecordedAt: someTime,
+		Intervals: got.Intervals, Harness: in.Harness, Evaluator: "jenkins", SourceURL: "https://ci.example/job/7", Attachments: in.Attachments, RecordedBy: "ada", RecordedAt: someTime,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("NewEvaluation (-want +got):\n%s", diff)
@@ -211,14 +211,15 @@ func FuzzNewEvaluation(f *testing.F) {
 		f.Fatal(err)
 	}
 	for _, seed := range []string{
-		string(full), `{}`, `{"dataset":{"name":"d"},"metrics":{"f1":0.5}}`, `{"dataset":{"name":"d"},"metrics":{"f1":1e999}}`,
+		string(full), `{"dataset":{"name":"d"},"outcomes":{"examples":"` + string(someDigest) + `","count":10,"correct":"/wM="}}`, `{"dataset":{"name":"d"},"outcomes":{}}`,
+		`{"dataset":{"name":"d"},"outcomes":{"correct":"/wM"}}`, `{"dataset":{"name":"d"},"metrics":{"accuracy":0.857},"samples":7}`, `{}`, `{"dataset":{"name":"d"},"metrics":{"f1":0.5}}`, `{"dataset":{"name":"d"},"metrics":{"f1":1e999}}`,
 		`{"dataset":{"name":"d"},"confusion":{"labels":["a","b"],"matrix":[[1,2],[3,4]]},"metrics":{"accuracy":0.5}}`,
 		`{"dataset":{"name":"d"},"confusion":{"labels":["a","b"],"positive":"a","matrix":[[0,0],[3,4]]},"samples":7}`,
 		`{"dataset":{"name":"\u0000"},"samples":-1}`, `{"dataset":{"name":"d"},"metrics":{"x":1},"attachments":[{"name":"a","digest":"sha256:","size_bytes":-1}]}`,
 	} {
 		f.Add([]byte(seed))
 	}
-	fields := []string{"dataset", "confusion", "metrics", "samples", "harness", "evaluator", "source_url", "attachments"}
+	fields := []string{"dataset", "confusion", "metrics", "samples", "harness", "evaluator", "source_url", "attachments", "outcomes"}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var in registry.EvaluationInput
 		if json.Unmarshal(data, &in) != nil {
@@ -238,6 +239,11 @@ func FuzzNewEvaluation(f *testing.F) {
 		for name, value := range e.Metrics {
 			if math.IsNaN(value) || math.IsInf(value, 0) {
 				t.Errorf("NewEvaluation(%s) has %s = %v", data, name, value)
+			}
+		}
+		for name, in := range e.Intervals {
+			if value, ok := e.Metrics[name]; !ok || !(in.Lower <= value+1e-12 && value-1e-12 <= in.Upper && in.Lower < in.Upper && in.Upper <= 1) {
+				t.Errorf("NewEvaluation(%s) has %s = %v with the interval %+v", data, name, value, in)
 			}
 		}
 		if e.Confusion != nil && (e.Samples == nil || *e.Samples != e.Confusion.Samples() || len(e.Classes) != len(e.Confusion.Labels)) {

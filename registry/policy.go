@@ -165,8 +165,8 @@ func (s *Evidence) Select(evaluations []Evaluation, now time.Time) Evidenced {
 			continue
 		}
 		found.Matched++
-		if !named && found.Evaluation != nil && !sameData(found.Evaluation.Dataset, e.Dataset) {
-			found.Ambiguous = fmt.Sprintf("the evaluations differ in their dataset (%s and %s): name one under evidence", found.Evaluation.Dataset.label(), e.Dataset.label())
+		if !named && found.Evaluation != nil && !found.Evaluation.Dataset.Same(e.Dataset) {
+			found.Ambiguous = fmt.Sprintf("the evaluations differ in their dataset (%s and %s): name one under evidence", found.Evaluation.Dataset.Label(), e.Dataset.Label())
 		}
 		found.Evaluation = e
 	}
@@ -176,13 +176,14 @@ func (s *Evidence) Select(evaluations []Evaluation, now time.Time) Evidenced {
 	return found
 }
 
-func sameData(a, b Dataset) bool {
-	return a.Name == b.Name && a.Revision == b.Revision && a.Digest == b.Digest && a.Split == b.Split && a.Slice == b.Slice
+// Same reports whether two evaluations were on the same data, wherever each found it.
+func (d Dataset) Same(b Dataset) bool {
+	return d.Name == b.Name && d.Revision == b.Revision && d.Digest == b.Digest && d.Split == b.Split && d.Slice == b.Slice
 }
 
-// label of a dataset for a sentence: "calls-2026@9f3c/test/night". The digest stands for a
+// Label of a dataset for a sentence: "calls-2026@9f3c/test/night". The digest stands for a
 // revision that is not given.
-func (d Dataset) label() string {
+func (d Dataset) Label() string {
 	var b strings.Builder
 	b.WriteString(d.Name)
 	if d.Revision != "" {

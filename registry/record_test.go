@@ -42,7 +42,8 @@ func samples() []registry.Record {
 	in := fullInput()
 	evaluation := registry.Evaluation{
 		ID: "e1", Commit: someCommit, Dataset: in.Dataset, Confusion: in.Confusion, Classes: map[string]registry.ClassMetrics{"speech": {Precision: ptr(0.8), Recall: ptr(8.0 / 9), Specificity: ptr(9.0 / 11), F1: ptr(16.0 / 19), Support: 90}},
-		Metrics: map[string]float64{"f1": 16.0 / 19, "tiny": 5e-324}, Samples: in.Samples, Harness: in.Harness, Evaluator: "jenkins", SourceURL: in.SourceURL, Attachments: in.Attachments,
+		Metrics: map[string]float64{"f1": 16.0 / 19, "tiny": 5e-324}, Intervals: map[string]registry.Interval{"f1": {Lower: 0.75, Upper: 0.9, Level: 0.95, Method: registry.Delta}},
+		Outcomes: &registry.Outcomes{Examples: someDigest, Count: 10, Correct: registry.Bitmap{0xf7, 0x03}}, Samples: in.Samples, Harness: in.Harness, Evaluator: "jenkins", SourceURL: in.SourceURL, Attachments: in.Attachments,
 		SelfReported: true, RecordedBy: "ada", RecordedAt: someTime,
 	}
 	version := registry.Version{

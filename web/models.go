@@ -100,8 +100,9 @@ func (p *Pages) environments(ctx context.Context, m registry.Model) ([]registry.
 
 // metric is one number of an evaluation.
 type metric struct {
-	Name  string
-	Value float64
+	Name     string
+	Value    float64
+	Interval *registry.Interval // nil where it is not shown or there is none
 }
 
 // preferred are the metrics that a page shows first, in this order.
@@ -121,7 +122,7 @@ func metricOrder(a, b string) int {
 func sorted(metrics map[string]float64) []metric {
 	list := make([]metric, 0, len(metrics))
 	for name, value := range metrics {
-		list = append(list, metric{name, value})
+		list = append(list, metric{Name: name, Value: value})
 	}
 	slices.SortFunc(list, func(a, b metric) int { return metricOrder(a.Name, b.Name) })
 	return list

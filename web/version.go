@@ -151,6 +151,11 @@ func (p *Pages) addEvaluations(ctx context.Context, view *versionView) error {
 			break
 		}
 		metrics := sorted(e.Metrics)
+		for i, m := range metrics {
+			if in, ok := e.Intervals[m.Name]; ok {
+				metrics[i].Interval = &in
+			}
+		}
 		first := min(len(metrics), maxHeadline)
 		view.Evaluations = append(view.Evaluations, evaluationView{
 			Evaluation: e, First: metrics[:first], Rest: metrics[first:], Rows: rows(e), Link: safeLink(e.SourceURL),

@@ -102,7 +102,7 @@ func (c versionsCommand) Run(ctx context.Context, t terminal) error {
 		fmt.Fprintln(w, "VERSION\tSTATE\tPUBLISHED\tIMAGE\tMETRICS\tDIGEST")
 		for _, v := range versions {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", v.Tag, v.State, v.PublishedAt.Format("2006-01-02 15:04"), v.Image.State,
-				headline(v.Metrics), v.Artifact.Digest)
+				headline(v.Metrics, nil), v.Artifact.Digest)
 		}
 	})
 }
@@ -147,7 +147,7 @@ func (c showCommand) Run(ctx context.Context, t terminal) error {
 		fmt.Fprintf(w, "Artifact:\t%s\n", v.Artifact.Digest)
 		fmt.Fprintf(w, "Image:\t%s %s%s\n", v.Image.State, v.Image.Digest, v.Image.Error)
 		if len(v.Metrics) > 0 {
-			fmt.Fprintf(w, "Metrics:\t%s\n", headline(v.Metrics))
+			fmt.Fprintf(w, "Metrics:\t%s\n", headline(v.Metrics, v.Intervals))
 		}
 		fmt.Fprintf(w, "Page:\t%s\n", v.URL)
 		for _, p := range v.Pull {
@@ -168,17 +168,24 @@ func pullTitle(p registry.Pull) string {
 	return cmp.Or(titles[p.Client], titles[p.Client+" "+p.By], p.Client)
 }
 
-// headline are the metrics that most people look at first.
-func headline(metrics map[string]float64) string {
+// headline are the metrics that most people look at first, with the intervals that are given.
+func headline(metrics map[string]float64, intervals map[string]registry.Interval) string {
 	var shown []string
+	show := func(name string) {
+		text := fmt.Sprintf("%s %.4g", name, metrics[name])
+		if in, ok := intervals[name]; ok {
+			text += fmt.Sprintf(" (%s)", in)
+		}
+		shown = append(shown, text)
+	}
 	for _, name := range []string{"f1", "precision", "recall", "accuracy"} {
-		if value, ok := metrics[name]; ok {
-			shown = append(shown, fmt.Sprintf("%s %.4g", name, value))
+		if _, ok := metrics[name]; ok {
+			show(name)
 		}
 	}
 	if len(shown) == 0 {
 		for _, name := range slices.Sorted(maps.Keys(metrics))[:min(3, len(metrics))] {
-			shown = append(shown, fmt.Sprintf("%s %.4g", name, metrics[name]))
+			show(name)
 		}
 	}
 	return strings.Join(shown, ", ")
@@ -223,7 +230,11 @@ func (c evaluateCommand) Run(ctx context.Context, t terminal) error {
 	return c.show(t, recorded, func(w io.Writer) {
 		fmt.Fprintf(w, "recorded %s for %s at %s\n", recorded.ID, m, recorded.Commit)
 		for _, name := range slices.Sorted(maps.Keys(recorded.Metrics)) {
-			fmt.Fprintf(w, "  %s\t%.6g\n", name, recorded.Metrics[name])
+			fmt.Fprintf(w, "  %s\t%.6g", name, recorded.Metrics[name])
+			if in, ok := recorded.Intervals[name]; ok {
+				fmt.Fprintf(w, "\t%s", in)
+			}
+			fmt.Fprintln(w)
 		}
 		for _, v := range recorded.Verdicts {
 			fmt.Fprintf(w, "%s in %s: %s\n", v.Version, v.Environment, verdictLine(v.Verdict))

@@ -20,10 +20,12 @@ import (
 // variables are the facts that an expression can name.
 func variables() map[string]*cel.Type {
 	object := cel.MapType(cel.StringType, cel.DynType)
-	return map[string]*cel.Type{
+	all := map[string]*cel.Type{
 		"metrics": cel.MapType(cel.StringType, cel.DoubleType), "evaluation": object, "evaluations": cel.ListType(object),
 		"incumbent": cel.DynType, "version": object, "card": object, "lineage": object, "approvals": cel.ListType(object),
 	}
+	maps.Copy(all, statisticVariables())
+	return all
 }
 
 // facts are the variables of an expression, as plain values.
@@ -32,11 +34,15 @@ type facts struct {
 	found   registry.Evidenced
 	why     string // why there is no evaluation, when there is none
 	problem string // why the card cannot be read, when it cannot
+
+	lacks map[string]string // why a statistic is not known, by its call
+	seen  map[string]any    // what statistics were decided from, by name
 }
 
-// bind gives the variables their values; the list of all evaluations only when it is asked for,
-// because it can be long.
-func bind(env *registry.Environment, f Facts, found registry.Evidenced, all bool) facts {
+// bind gives the variables their values; the list of all evaluations and statistics only when they are asked for,
+// because they can take long.
+func bind(env *registry.Environment, f Facts, found registry.Evidenced, refs []ref) facts {
+	all := slices.ContainsFunc(refs, func(r ref) bool { return r[0] == "evaluations" })
 	var evaluations []any
 	for i := range f.Evaluations {
 		if all {
@@ -47,7 +53,7 @@ func bind(env *registry.Environment, f Facts, found registry.Evidenced, all bool
 	for i := range f.Approvals {
 		approvals[i] = object(f.Approvals[i])
 	}
-	g := facts{found: found, problem: f.Card.Problem, vars: map[string]any{
+	g := facts{found: found, problem: f.Card.Problem, lacks: map[string]string{}, seen: map[string]any{}, vars: map[string]any{
 		"metrics":     metrics(found.Evaluation),
 		"evaluation":  object(found.Evaluation),
 		"evaluations": evaluations,
@@ -57,6 +63,7 @@ func bind(env *registry.Environment, f Facts, found registry.Evidenced, all bool
 		"lineage":     lineage(f.Card),
 		"incumbent":   nil,
 	}}
+	var runs *registry.Evaluation
 	if f.Incumbent != nil {
 		evidence := env.Evidence.Select(f.Incumbent.Evaluations, f.Now)
 		incumbent := version(f.Incumbent.Subject)
@@ -70,8 +77,9 @@ func bind(env *registry.Environment, f Facts, found registry.Evidenced, all bool
 		if f.Incumbent.Card.Problem == "" {
 			incumbent["card"] = cardObject(f.Incumbent.Card)
 		}
-		g.vars["incumbent"] = incumbent
+		g.vars["incumbent"], runs = incumbent, evidence.Evaluation
 	}
+	g.addStatistics(refs, found.Evaluation, runs)
 	switch {
 	case found.Ambiguous != "":
 		g.why = found.Ambiguous
@@ -124,11 +132,17 @@ func lineage(c registry.CardFacts) map[string]any {
 	return map[string]any{"base_models": list(c.BaseModels), "datasets": list(c.Datasets)}
 }
 
-// object is the JSON form of a record, which is what users know of it. Counts stay integers.
+// object is the JSON form of a record, which is what users know of it. Counts stay integers. Intervals are left to lower and
+// upper, so that many evaluations do not use up the limits.
 func object(v any) map[string]any {
 	fields := map[string]any{}
 	if e, ok := v.(*registry.Evaluation); ok && e == nil {
 		return fields
+	}
+	if e, ok := v.(*registry.Evaluation); ok {
+		brief := e.Brief()
+		brief.Intervals = nil
+		v = &brief
 	}
 	data, err := json.Marshal(v)
 	if err == nil {
@@ -158,12 +172,17 @@ func list[T any](values []T) []any {
 // is "[0]".
 type ref []string
 
-func (r ref) String() string { return strings.ReplaceAll(strings.Join(r, "."), ".[", "[") }
+func (r ref) String() string {
+	if isStatistic(r) {
+		return r.call()
+	}
+	return strings.ReplaceAll(strings.Join(r, "."), ".[", "[")
+}
 
 // references finds the facts that an expression names, each as far as its fields are written
-// out. has(x.y) does not name x.y: it asks whether it is there. The name of a type is no fact.
-func references(compiled *cel.Ast) []ref {
-	var refs []ref
+// out. has(x.y) does not name x.y: it asks whether it is there. The name of a type is no fact. A problem is a statistic of
+// something that a macro gave the name of a fact.
+func references(compiled *cel.Ast) (refs []ref, problem string) {
 	known := variables()
 	add := func(r ref) {
 		if !slices.ContainsFunc(refs, func(other ref) bool { return slices.Equal(other, r) }) {
@@ -177,6 +196,14 @@ func references(compiled *cel.Ast) []ref {
 			name, global := strings.CutPrefix(r[0], ".")
 			if _, isFact := known[name]; isFact && (global || !local[name]) {
 				r[0] = name
+				if isStatistic(r) {
+					for _, m := range r.metrics() {
+						if local[m[0]] {
+							problem = fmt.Sprintf("%s stands where %s is not the fact of that name", r, m[0])
+						}
+						add(m)
+					}
+				}
 				add(r)
 			}
 			return
@@ -214,7 +241,7 @@ func references(compiled *cel.Ast) []ref {
 		}
 	}
 	visit(compiled.NativeRep().Expr(), map[string]bool{})
-	return refs
+	return refs, problem
 }
 
 // chain reads "a.b.c", "a['b'].c", "a[0].c" and "dyn(a).b"; a test by has() is none.
@@ -285,10 +312,13 @@ func (f facts) lack(refs []ref) string {
 			return fmt.Sprintf("%s is not known: the model card cannot be read: %s", r, f.problem)
 		case r[0] == "evaluations" && len(f.vars["evaluations"].([]any)) == 0:
 			return fmt.Sprintf("%s is not known: %s", r, f.why)
-		case r[0] == "incumbent" && f.vars["incumbent"] == nil:
+		case (r[0] == "incumbent" || (isStatistic(r) && r[1] == "incumbent")) && f.vars["incumbent"] == nil:
 			continue
 		}
 		if _, ok := f.look(r); !ok {
+			if why := f.lacks[r.String()]; why != "" {
+				return why
+			}
 			if r[0] == "incumbent" {
 				return fmt.Sprintf("%s is not recorded for what runs there", r)
 			}
@@ -304,6 +334,13 @@ func (f facts) values(refs []ref) map[string]any {
 	values := map[string]any{}
 	for _, r := range refs {
 		value, _ := f.look(r)
+		if r[0] == worseVar {
+			for _, name := range []string{"p_value", "test"} {
+				if seen, ok := f.seen[name+"("+r[2]+")"]; ok {
+					values[name+"("+r[2]+")"] = seen
+				}
+			}
+		}
 		switch v := value.(type) {
 		case []any:
 			values["size("+r.String()+")"] = len(v)

@@ -9,6 +9,14 @@
 // is known only when the expression runs: ["f1", "recall"].exists(m, metrics[m] > 0.9) asks for one
 // of the two.
 //
+// Noise is told from a drop by three functions. lower(metrics.f1) and upper(metrics.f1) are the ends of the metric's 95 %
+// confidence interval, also of incumbent.metrics; a second argument is another level: lower(metrics.f1, 0.9).
+// worse_than(incumbent, "f1", 0.05) is true when the metric, of which more is better, is lower than the incumbent's by more than
+// chance explains at that significance, and false while there is no incumbent. For accuracy McNemar's exact test decides where both
+// evaluations say which of the same examples were predicted right; otherwise it is a z test that takes the two for independent, which
+// finds fewer drops. A metric without an interval and an incumbent that was evaluated on other data close the gate. The
+// metric and the number are written out; see package statistics for what is computed.
+//
 // The same expression and facts always give the same verdict, to the last byte of its JSON.
 package gate
 
@@ -88,6 +96,7 @@ const maxPrograms = 10_000
 // New makes a Judge.
 func New() (*Judge, error) {
 	options := []cel.EnvOption{
+		statisticMacros(),
 		cel.CrossTypeNumericComparisons(true),
 		cel.ParserExpressionSizeLimit(MaxExprLen),
 		cel.CustomTypeAdapter(ordered{}),
@@ -148,7 +157,8 @@ func (j *Judge) compile(expr string) program {
 	if err != nil {
 		return program{problem: "the expression does not compile: " + firstLine(err)}
 	}
-	return program{Program: p, refs: references(ast)}
+	refs, problem := references(ast)
+	return program{Program: p, refs: refs, problem: problem}
 }
 
 // firstLine of CEL's message, without the name of a source that has none.
@@ -167,7 +177,7 @@ func (j *Judge) Decide(env *registry.Environment, facts Facts) registry.Verdict 
 		v.Evaluation = found.Evaluation.ID
 	}
 	v.Gates = append(v.Gates, conditions(env, facts)...)
-	given := bind(env, facts, found, j.namesAll(env.Gates))
+	given := bind(env, facts, found, j.names(env.Gates))
 	for _, g := range env.Gates {
 		v.Gates = append(v.Gates, j.decide(g, given))
 	}
@@ -176,11 +186,13 @@ func (j *Judge) Decide(env *registry.Environment, facts Facts) registry.Verdict 
 	return v
 }
 
-// namesAll reports whether one of the gates looks at all evaluations.
-func (j *Judge) namesAll(gates []registry.Gate) bool {
-	return slices.ContainsFunc(gates, func(g registry.Gate) bool {
-		return slices.ContainsFunc(j.program(g.Expr).refs, func(r ref) bool { return r[0] == "evaluations" })
-	})
+// names are the facts that gates name.
+func (j *Judge) names(gates []registry.Gate) []ref {
+	var refs []ref
+	for _, g := range gates {
+		refs = append(refs, j.program(g.Expr).refs...)
+	}
+	return refs
 }
 
 // decideSlices lets each slice of the data be judged by itself. A model that is good on the whole can fail those who are few.
@@ -198,13 +210,13 @@ func (j *Judge) decideSlices(env *registry.Environment, facts Facts) []registry.
 	case len(names) > registry.MaxSlices:
 		return closed(fmt.Sprintf("%d slices were evaluated, and at most %d are looked at", len(names), registry.MaxSlices))
 	}
-	all := j.namesAll(env.Slices.Gates)
+	refs := j.names(env.Slices.Gates)
 	var gates []registry.GateVerdict
 	for _, name := range names {
 		of := *env
 		of.Evidence = env.Evidence.OfSlice(name)
 		found := of.Evidence.Select(facts.Evaluations, facts.Now)
-		given := bind(&of, facts, found, all)
+		given := bind(&of, facts, found, refs)
 		for _, g := range env.Slices.Gates {
 			v := j.decide(g, given)
 			v.Slice, v.Reason = name, "slice "+name+": "+v.Reason

@@ -497,6 +497,7 @@ func expressions() []string {
 		"[1].all(metrics, metrics == 1)", "true || metrics.f1 > 0.5", "true ? true : metrics.f1 > 0.5", "[0].exists(x, true || metrics.f1 > 0.5)", "type(metrics) == map",
 		"evaluation.metrics.f1 > 0.5 || true", "!(metrics.f1 < 0.5)", "metrics.all(m, false)", "'f1' in metrics || true", "metrics['f' + '1'] > 0.5 || true", "incumbent == null", "incumbent.x == 1 || true",
 		"card.a[0].b == 1", "lineage.base_models[9223372036854775807] == 1 || true", "b'\\xff' == b'a'", "\xff", "version.tag.matches('(a*)*b')", "[[1]].map(a, [a, a]).all(a, a == a)",
+		"lower(metrics.f1) > 0.1 || true", "upper(incumbent.metrics.f1, 0.9) < 2.0", "worse_than(incumbent, 'f1', 0.05)", "!worse_than(incumbent, 'f1', 0.05)", "[1].exists(metrics, lower(metrics.f1) > 0.1)", "dyn(lower(metrics.f1)).x == 1 || true",
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/herdbook/herdbook/registry/access"
 )
 
-// evaluationEvent is the data of evaluation.recorded.
+// evaluationEvent is the data of evaluation.recorded, without the outcome of each example.
 type evaluationEvent struct {
 	Evaluation registry.Evaluation `json:"evaluation"`
 }
@@ -65,7 +65,7 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 	}
 	err = s.commit(ctx, registry.Group{At: at, Actor: by.Identity.Name, Request: by.ID, Records: append([]registry.Record{
 		registry.EvaluationRecorded{ModelID: m.ID, Evaluation: e},
-		announce(registry.NewEvent(registry.EventEvaluationRecorded, m, by.Identity.Name, at, evaluationEvent{e}, e.ID)),
+		announce(registry.NewEvent(registry.EventEvaluationRecorded, m, by.Identity.Name, at, evaluationEvent{e.Brief()}, e.ID)),
 	}, statements...)})
 	if err != nil {
 		return Recorded{}, err
@@ -92,6 +92,7 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 // sameEvaluation reports a conflict unless the same was recorded under the same key before.
 func sameEvaluation(before, again registry.Evaluation) error {
 	again.RecordedAt, again.RecordedBy = before.RecordedAt, before.RecordedBy
+	again.Intervals = before.Intervals // which the server computes, and did not always
 	if !sameJSON(before, again) {
 		return registry.Conflict("the idempotency key was used for another evaluation")
 	}
