@@ -37,7 +37,7 @@ func samples() []registry.Record {
 	file := registry.File{Path: "onnx/model.onnx", Digest: other, SizeBytes: 1 << 40, Executable: true, LFS: true}
 	blob := registry.LinkedBlob{Digest: other, SizeBytes: 1 << 40, Alias: digest.SHA512.FromString("weights")}
 	edge := registry.LineageEdge{From: registry.VersionNodeID("m1", tag), To: registry.DatasetNodeID("calls-2026"), Kind: registry.DerivedFrom, Relation: registry.Finetune}
-	gate := registry.GateVerdict{Name: "good", Expr: "metrics.f1 >= 0.8", Open: true, Values: map[string]any{"metrics.f1": 0.8421052631578947, "incumbent": nil, "version.prerelease": false}, Reason: "it holds: <f1> & \"so\""}
+	gate := registry.GateVerdict{Name: "good", Expr: "metrics.f1 >= 0.8", Open: true, Values: map[string]any{"metrics.f1": 0.8421052631578947, "incumbent": nil, "version.prerelease": false}, Reason: "it holds: <f1> & \"so\"", Slice: "night", Evaluation: "e2"}
 	verdict := registry.Verdict{Environment: staging, Open: true, PolicyCommit: tree, Gates: []registry.GateVerdict{gate}, Evaluation: "e1", Matched: 2}
 	in := fullInput()
 	evaluation := registry.Evaluation{
@@ -52,12 +52,15 @@ func samples() []registry.Record {
 		Card: registry.CardFacts{
 			License: "mit", Library: "onnx", Task: "voice-activity-detection", Tags: []string{"vad"}, Languages: []string{"en"}, Datasets: []string{"calls-2026"},
 			BaseModels: []registry.BaseModel{{Model: "snakers4/silero-vad", Relation: registry.Finetune, Revision: "v5.0.0"}}, FrontMatter: json.RawMessage(`{"license":"mit"}`), Problem: "line 2",
+			Sections: []string{"Intended use"},
 		},
 	}
 	policy := &registry.Policy{Environments: []registry.Environment{{
 		Name: registry.MustEnvironmentName("production"), After: staging, Promote: registry.PromoteAuto, Prereleases: true, Approvals: 2,
 		Evidence: &registry.Evidence{Dataset: "calls-2026", Revision: "9f3c", Digest: someDigest, Split: "test", Slice: ptr("night"), Evaluators: []string{"jenkins"}, MaxAge: 720 * time.Hour, SelfReported: true},
 		Gates:    []registry.Gate{{Name: "good", Expr: "metrics.f1 >= 0.8"}}, Deploy: []string{"notify"},
+		Slices:  &registry.Slices{Required: []string{"night"}, Gates: []registry.Gate{{Name: "fair", Expr: "metrics.recall >= 0.7"}}},
+		Card:    &registry.CardRules{Sections: []string{"Intended use"}, Fields: []string{"license"}},
 		Monitor: &registry.Monitor{Alerts: []registry.Alert{{Name: "F1Low", Expr: "model_f1 < 0.8", For: "5m", Action: "rollback"}}},
 	}}}
 	protected := registry.Protection{Branches: []string{"main"}, Tags: []string{"audited-*"}}
