@@ -271,6 +271,17 @@ func (s *Server) getGates(c echo.Context) error {
 		return err
 	}
 	ctx := c.Request().Context()
+	switch c.QueryParam("facts") {
+	case "", "false":
+	case "true":
+		decisions, err := s.Lifecycle.Decisions(ctx, m, v)
+		if err != nil {
+			return err
+		}
+		return answerList(c, decisions, "")
+	default:
+		return registry.Invalid("facts", "facts is true or false")
+	}
 	verdicts, err := s.Lifecycle.Verdicts(ctx, m, v)
 	if err != nil {
 		return err

@@ -20,6 +20,9 @@ const (
 	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
 )
 
+// AnnotationEnvironment names the environment that a statement about a version is about.
+const AnnotationEnvironment = "com.github.herdbook.environment"
+
 // MaxManifestBytes is the longest manifest that is taken.
 // Source: OCI distribution specification v1.1, "Pushing Manifests": at least 4 MiB.
 const MaxManifestBytes = 4 << 20

@@ -247,9 +247,3 @@ func (v Verdict) Reason() string {
 	}
 	return "every gate is open"
 }
-
-// Decision is what was decided about one promotion.
-type Decision struct {
-	Version Tag     `json:"version"`
-	Verdict Verdict `json:"verdict"`
-}

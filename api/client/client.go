@@ -14,6 +14,7 @@ import (
 
 	"github.com/herdbook/herdbook/api"
 	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/gate"
 )
 
 // Client calls one server. URL is its public address; Token may be empty.
@@ -177,6 +178,11 @@ func (c *Client) Evaluate(ctx context.Context, m registry.ModelName, rev string,
 // Gates are the verdicts of all environments on a version.
 func (c *Client) Gates(ctx context.Context, m registry.ModelName, rev string) ([]registry.Verdict, error) {
 	return all[registry.Verdict](ctx, c, path(m, "gates", rev))
+}
+
+// Decisions are the verdicts of all environments on a version, with all that they were decided from.
+func (c *Client) Decisions(ctx context.Context, m registry.ModelName, rev string) ([]gate.Decision, error) {
+	return all[gate.Decision](ctx, c, path(m, "gates", rev)+"?facts=true")
 }
 
 // TryPolicy tells what a policy would mean.

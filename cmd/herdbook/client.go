@@ -259,50 +259,6 @@ func verdictLine(v registry.Verdict) string {
 	return "closed: " + v.Reason()
 }
 
-type gateCommand struct {
-	Model string `arg:"" help:"NAMESPACE/NAME."`
-	Rev   string `arg:"" help:"Version, or a commit, env:NAME or branch:NAME where one stands."`
-	Env   string `name:"env" short:"e" help:"Only this environment." placeholder:"NAME"`
-	remote
-}
-
-// Help describes the command.
-func (gateCommand) Help() string {
-	return "It changes nothing. It exits 1 when a gate is closed.\n\nExample:\n\n  herdbook gate acme/fraud v1.0.0 --env production"
-}
-
-// Run shows verdicts.
-func (c gateCommand) Run(ctx context.Context, t terminal) error {
-	m, err := registry.ParseModelName(c.Model)
-	if err != nil {
-		return err
-	}
-	server, err := c.connect()
-	if err != nil {
-		return err
-	}
-	verdicts, err := server.Gates(ctx, m, c.Rev)
-	if err != nil {
-		return err
-	}
-	if c.Env != "" {
-		verdicts = slices.DeleteFunc(verdicts, func(v registry.Verdict) bool { return v.Environment.String() != c.Env })
-		if len(verdicts) == 0 {
-			return fmt.Errorf("%s has no environment %q: it would stand in %s on the default branch", m, c.Env, registry.PolicyFile)
-		}
-	}
-	if err := c.show(t, verdicts, func(w io.Writer) { printVerdicts(w, verdicts) }); err != nil {
-		return err
-	}
-	if len(verdicts) == 0 {
-		return fmt.Errorf("%s has no environments: they stand in %s on the default branch", m, registry.PolicyFile)
-	}
-	if slices.ContainsFunc(verdicts, func(v registry.Verdict) bool { return !v.Open }) {
-		return exitError(1)
-	}
-	return nil
-}
-
 func printVerdicts(w io.Writer, verdicts []registry.Verdict) {
 	for _, v := range verdicts {
 		state := "closed"

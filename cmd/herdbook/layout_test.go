@@ -42,7 +42,7 @@ var imports = map[string][]string{
 	"api/lfs":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door"},
 	"api/ssh":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth"},
 	"api/oci":                              {"registry", "registry/access", "registry/lifecycle", "registry/modelpack", "registry/problem", "api/internal/auth", "api/internal/door"},
-	"api/client":                           {"registry", "api"},
+	"api/client":                           {"registry", "registry/gate", "api"},
 	"api/internal/auth":                    {"registry", "registry/access"},
 	"api/internal/door":                    {"registry", "registry/access", "registry/lifecycle"},
 	"api/internal/apitest": { // for tests only

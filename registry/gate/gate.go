@@ -56,29 +56,29 @@ func sizes() []types.SizeCalculatorOption {
 
 // Subject is a version as gates see it.
 type Subject struct {
-	Tag         registry.Tag
-	Commit      registry.ObjectID
-	PublishedAt time.Time
-	PublishedBy string
-	Card        registry.CardFacts
+	Tag         registry.Tag       `json:"tag"`
+	Commit      registry.ObjectID  `json:"commit"`
+	PublishedAt time.Time          `json:"published_at"`
+	PublishedBy string             `json:"published_by"`
+	Card        registry.CardFacts `json:"card"`
 }
 
 // Facts are what a verdict is decided from.
 type Facts struct {
-	Subject
-	Now           time.Time
-	State         registry.VersionState
-	Evaluations   []registry.Evaluation // of exactly the version's commit, in the order of recording
-	Approvals     []registry.Approval   // of the version for the environment
-	WasLiveBefore bool                  // in the environment that this one comes after
-	Incumbent     *Incumbent            // nil while nothing was ever live there
-	PolicyCommit  registry.ObjectID
+	Subject       `json:"version"`
+	Now           time.Time             `json:"now"`
+	State         registry.VersionState `json:"state"`
+	Evaluations   []registry.Evaluation `json:"evaluations,omitempty"` // of exactly the version's commit, in the order of recording
+	Approvals     []registry.Approval   `json:"approvals,omitempty"`   // of the version for the environment
+	WasLiveBefore bool                  `json:"was_live_before"`       // in the environment that this one comes after
+	Incumbent     *Incumbent            `json:"incumbent,omitempty"`   // nil while nothing was ever live there
+	PolicyCommit  registry.ObjectID     `json:"policy_commit,omitempty"`
 }
 
 // Incumbent is the version that runs in the environment.
 type Incumbent struct {
-	Subject
-	Evaluations []registry.Evaluation
+	Subject     `json:"version"`
+	Evaluations []registry.Evaluation `json:"evaluations,omitempty"`
 }
 
 // Judge compiles expressions, keeps them compiled, and decides. It is safe for use by many

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/gate"
 	"github.com/herdbook/herdbook/registry/modelpack"
 )
 
@@ -140,6 +142,30 @@ func (s *Service) evaluationStatements(ctx context.Context, m registry.Model, ve
 		records = append(records, record)
 	}
 	return records, nil
+}
+
+// maxStatedDecision is the longest decision that is stated with its facts, in bytes.
+const maxStatedDecision = 4 << 20
+
+// attestVerdict states why a version went to an environment. A promotion does not fail because that cannot be written: the journal has the
+// verdict too.
+func (s *Service) attestVerdict(ctx context.Context, m registry.Model, v registry.VersionRecord, d gate.Decision, c registry.EnvironmentChange) []registry.Record {
+	c.Verdict = nil
+	d.Model, d.Change = m.Name, &c
+	if data, err := json.Marshal(d); err == nil && len(data) > maxStatedDecision {
+		d.Facts = nil
+	}
+	statement, err := modelpack.AttestVerdict(m.Name, v.Version, c.Environment, d)
+	var record registry.VersionAttested
+	if err == nil {
+		record, err = s.storeAttestations(ctx, m, v, statement)
+	}
+	if err != nil {
+		s.Log.WarnContext(ctx, "why a version went to an environment cannot be stated with its artifact; the journal has the verdict",
+			"model", m.Name, "version", v.Version.Tag, "environment", c.Environment, "error", err.Error())
+		return nil
+	}
+	return []registry.Record{record}
 }
 
 // storeAttestations puts statements into the store. Until the record is committed nothing names them.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/gate"
 )
 
 // maxReasonLen is the longest reason that a person gives, in bytes.
@@ -71,14 +72,14 @@ func (s *Service) promoteLocked(ctx context.Context, by Request, m registry.Mode
 	if err := p.deployProblem(p.env); err != nil {
 		return registry.EnvironmentChange{}, registry.Conflict("%s cannot be deployed to %s: %v", tag, env, err)
 	}
-	if !p.verdict.Open {
-		p.group.Records = append(p.group.Records, registry.PromotionRefused{ModelID: m.ID, Tag: tag, Verdict: p.verdict, Reason: reason})
+	if !p.decision.Verdict.Open {
+		p.group.Records = append(p.group.Records, registry.PromotionRefused{ModelID: m.ID, Tag: tag, Verdict: p.decision.Verdict, Reason: reason})
 		if err := s.commit(ctx, p.group); err != nil {
 			return registry.EnvironmentChange{}, err
 		}
-		return registry.EnvironmentChange{}, &registry.GateClosedError{Model: m.Name, Version: tag, Verdict: p.verdict}
+		return registry.EnvironmentChange{}, &registry.GateClosedError{Model: m.Name, Version: tag, Verdict: p.decision.Verdict}
 	}
-	change := p.promote(p.env, &p.state, p.version, p.verdict, registry.EnvironmentChange{
+	change := p.promote(ctx, &p.state, p.version, p.decision, registry.EnvironmentChange{
 		ID: p.id, Kind: registry.Promotion, By: by.Identity.Name, At: p.group.At, Reason: reason,
 	})
 	if err := s.commit(ctx, p.group); err != nil {
@@ -122,7 +123,7 @@ func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, en
 	case !p.version.State.Usable():
 		return registry.EnvironmentChange{}, registry.Conflict("%s is %s", tag, p.version.State)
 	}
-	change := p.promote(p.env, &state, p.version, p.verdict, registry.EnvironmentChange{
+	change := p.promote(ctx, &state, p.version, p.decision, registry.EnvironmentChange{
 		ID: p.id, Kind: registry.Rollback, By: by.Identity.Name, At: p.group.At, Reason: reason,
 	})
 	if err := s.commit(ctx, p.group); err != nil {
@@ -176,12 +177,12 @@ const (
 // attempt is what a change of an environment is decided from.
 type attempt struct {
 	settlement
-	id      string
-	env     *registry.Environment
-	state   registry.EnvironmentState
-	version registry.VersionRecord
-	verdict registry.Verdict
-	done    *registry.EnvironmentChange // the same request was carried out before
+	id       string
+	env      *registry.Environment
+	state    registry.EnvironmentState
+	version  registry.VersionRecord
+	decision gate.Decision
+	done     *registry.EnvironmentChange // the same request was carried out before
 }
 
 func (a attempt) result() registry.EnvironmentChange {
@@ -222,7 +223,7 @@ func (s *Service) attempt(ctx context.Context, by Request, m registry.Model, env
 	if a.version, err = s.Index.Version(ctx, m.ID, tag); err != nil {
 		return a, err
 	}
-	a.verdict, err = s.verdict(ctx, m.ID, a.version, a.env, policy.Commit)
+	a.decision, err = s.decide(ctx, m.ID, a.version, a.env, policy.Commit)
 	return a, err
 }
 

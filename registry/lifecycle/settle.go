@@ -76,17 +76,18 @@ func (r *settlement) run(ctx context.Context, focus []registry.Tag) (*registry.E
 			return nil, err
 		}
 		for _, v := range pending(versions, &state, focus) {
-			verdict, err := r.verdict(ctx, r.m.ID, v, env, policy.Commit)
+			decision, err := r.decide(ctx, r.m.ID, v, env, policy.Commit)
 			if err != nil {
 				return nil, err
 			}
+			verdict := decision.Verdict
 			if err := r.announceGate(ctx, v, verdict); err != nil {
 				return nil, err
 			}
 			if r.quiet || !verdict.Open || !registry.MayPromoteAutomatically(env, &state, v.Version.Tag) || r.deployProblem(env) != nil {
 				continue
 			}
-			change := r.promote(env, &state, v, verdict, registry.EnvironmentChange{
+			change := r.promote(ctx, &state, v, decision, registry.EnvironmentChange{
 				Kind: registry.Promotion, Automatic: true, By: r.group.Actor, At: r.group.At,
 				Reason: "every gate is open and the policy promotes automatically",
 			})
@@ -146,8 +147,9 @@ type changeEvent struct {
 	Change registry.EnvironmentChange `json:"change"`
 }
 
-// promote adds a change of an environment to the group, and its event.
-func (r *settlement) promote(env *registry.Environment, state *registry.EnvironmentState, v registry.VersionRecord, verdict registry.Verdict, c registry.EnvironmentChange) registry.EnvironmentChange {
+// promote adds a change of an environment to the group, its event, and the statement of what it was decided from.
+func (r *settlement) promote(ctx context.Context, state *registry.EnvironmentState, v registry.VersionRecord, d gate.Decision, c registry.EnvironmentChange) registry.EnvironmentChange {
+	env, verdict := d.Policy, d.Verdict
 	c.Environment, c.Version, c.Commit, c.Artifact = env.Name, v.Version.Tag, v.Version.Commit, v.Version.Artifact.Digest
 	c.Previous, c.Deploy, c.Verdict = state.Version(), env.Deploy, &verdict
 	// No hook reports a deployment back yet, so that a version is live where it was promoted.
@@ -162,6 +164,7 @@ func (r *settlement) promote(env *registry.Environment, state *registry.Environm
 	e := registry.NewEvent(kind, r.m, c.By, c.At, changeEvent{c}, c.ID)
 	e.Version, e.Environment, e.Withheld = c.Version, c.Environment, r.withheld
 	r.group.Records = append(r.group.Records, registry.EnvironmentChanged{ModelID: r.m.ID, Change: c}, announce(e))
+	r.group.Records = append(r.group.Records, r.attestVerdict(ctx, r.m, v, d, c)...)
 	return c
 }
 
@@ -197,8 +200,31 @@ func (s *Service) verdicts(ctx context.Context, modelID string, v registry.Versi
 	return verdicts, nil
 }
 
-// verdict gathers the facts of a version and lets the gates of an environment decide.
+// Decisions are the verdicts of [Service.Verdicts] with all that they were decided from.
+func (s *Service) Decisions(ctx context.Context, m registry.Model, v registry.VersionRecord) ([]gate.Decision, error) {
+	decisions := []gate.Decision{}
+	policy, err := s.Index.Policy(ctx, m.ID)
+	if err != nil || policy.Policy == nil {
+		return decisions, err
+	}
+	for i := range policy.Policy.Environments {
+		d, err := s.decide(ctx, m.ID, v, &policy.Policy.Environments[i], policy.Commit)
+		if err != nil {
+			return nil, err
+		}
+		d.Model = m.Name
+		decisions = append(decisions, d)
+	}
+	return decisions, nil
+}
+
 func (s *Service) verdict(ctx context.Context, modelID string, v registry.VersionRecord, env *registry.Environment, policyCommit registry.ObjectID) (registry.Verdict, error) {
+	d, err := s.decide(ctx, modelID, v, env, policyCommit)
+	return d.Verdict, err
+}
+
+// decide gathers the facts of a version and lets the gates of an environment decide.
+func (s *Service) decide(ctx context.Context, modelID string, v registry.VersionRecord, env *registry.Environment, policyCommit registry.ObjectID) (gate.Decision, error) {
 	facts := gate.Facts{
 		Now: s.Now(), PolicyCommit: policyCommit, State: v.State, Subject: gate.Subject{
 			Tag: v.Version.Tag, Commit: v.Version.Commit, PublishedAt: v.Version.PublishedAt, PublishedBy: v.Version.PublishedBy, Card: v.Version.Card,
@@ -206,22 +232,22 @@ func (s *Service) verdict(ctx context.Context, modelID string, v registry.Versio
 	}
 	var err error
 	if facts.Evaluations, err = s.Index.Evaluations(ctx, modelID, v.Version.Commit); err != nil {
-		return registry.Verdict{}, err
+		return gate.Decision{}, err
 	}
 	if facts.Approvals, err = s.Index.Approvals(ctx, modelID, v.Version.Tag, env.Name); err != nil {
-		return registry.Verdict{}, err
+		return gate.Decision{}, err
 	}
 	if !env.After.IsZero() {
 		before, err := s.Index.Environment(ctx, modelID, env.After)
 		if err != nil {
-			return registry.Verdict{}, err
+			return gate.Decision{}, err
 		}
 		facts.WasLiveBefore = before.HasHeld(v.Version.Tag)
 	}
 	if facts.Incumbent, err = s.incumbent(ctx, modelID, env.Name, v.Version.Tag); err != nil {
-		return registry.Verdict{}, err
+		return gate.Decision{}, err
 	}
-	return s.gates.Decide(env, facts), nil
+	return gate.Decision{Policy: *env, Facts: &facts, Verdict: s.gates.Decide(env, facts)}, nil
 }
 
 // incumbent is what runs in an environment; nil while nothing was ever live there. The version

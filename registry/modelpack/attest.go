@@ -23,6 +23,10 @@ const (
 	// EvaluationsPredicate and LineagePredicate are the types of what is stated of a version; docs/formats.md describes them.
 	EvaluationsPredicate = "https://github.com/herdbook/herdbook/blob/main/docs/formats.md#evaluations-v1"
 	LineagePredicate     = "https://github.com/herdbook/herdbook/blob/main/docs/formats.md#lineage-v1"
+	VerdictPredicate     = "https://github.com/herdbook/herdbook/blob/main/docs/formats.md#verdict-v1"
+
+	// annotationEnvironment names the environment that a verdict is about.
+	annotationEnvironment = registry.AnnotationEnvironment
 )
 
 // maxStated is how many evaluations are stated: the newest.
@@ -107,7 +111,17 @@ func AttestLineage(model registry.ModelName, v registry.Version, nodes []registr
 	return attest(model, v, LineagePredicate, p)
 }
 
-func attest(model registry.ModelName, v registry.Version, predicateType string, predicate any) (a Attestation, err error) {
+// AttestVerdict states why a version went to an environment. The predicate is a decision as registry/gate writes it.
+func AttestVerdict(model registry.ModelName, v registry.Version, env registry.EnvironmentName, predicate any) (Attestation, error) {
+	return attestAbout(model, v, VerdictPredicate, predicate, map[string]string{annotationEnvironment: env.String()})
+}
+
+func attest(model registry.ModelName, v registry.Version, predicateType string, predicate any) (Attestation, error) {
+	return attestAbout(model, v, predicateType, predicate, map[string]string{})
+}
+
+// attestAbout adds the type of the predicate to the annotations.
+func attestAbout(model registry.ModelName, v registry.Version, predicateType string, predicate any, annotations map[string]string) (a Attestation, err error) {
 	a.PredicateType = predicateType
 	payload, err := json.Marshal(statement{
 		Type: statementType,
@@ -128,7 +142,7 @@ func attest(model registry.ModelName, v registry.Version, predicateType string, 
 	layer := a.Envelope.descriptor()
 	layer.Annotations = map[string]string{annotationPredict: predicateType}
 	subject := ociDescriptor(v.Artifact)
-	annotations := map[string]string{annotationPredict: predicateType}
+	annotations[annotationPredict] = predicateType
 	a.Manifest, err = newDocument(ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: statementMediaType,
 		Config: a.Config.descriptor(), Layers: []ocispec.Descriptor{layer}, Subject: &subject, Annotations: annotations,

@@ -207,6 +207,11 @@ func deleteRepository(t tx, id string) error {
 // Source: in-toto attestation framework v1.1, as OCI registries use it.
 const predicateType = "in-toto.io/predicate-type"
 
+// sameKind reports whether one statement takes the place of another.
+func sameKind(a, b map[string]string) bool {
+	return a[predicateType] == b[predicateType] && a[registry.AnnotationEnvironment] == b[registry.AnnotationEnvironment]
+}
+
 func attested(t tx, r registry.VersionAttested) error {
 	for _, b := range r.Blobs {
 		if err := own(t, r.ModelID, b.Digest.String(), b.SizeBytes); err != nil {
@@ -222,7 +227,7 @@ func attested(t tx, r registry.VersionAttested) error {
 			if _, err := t.get(bucketManifests, key(r.ModelID, d.String()), &there); err != nil {
 				return err
 			}
-			if d != m.Digest && there.PushedBy == "" && there.ArtifactType == m.ArtifactType && there.Annotations[predicateType] == m.Annotations[predicateType] {
+			if d != m.Digest && there.PushedBy == "" && there.ArtifactType == m.ArtifactType && sameKind(there.Annotations, m.Annotations) {
 				old = append(old, d)
 			}
 		}
