@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -66,5 +67,35 @@ func TestEvaluationAgain(t *testing.T) {
 	other.Outcomes.Correct = registry.Bitmap{5}
 	if _, err := s.RecordEvaluation(t.Context(), again, m, commit, other); !errors.Is(err, registry.ErrConflict) {
 		t.Errorf("RecordEvaluation with the key of another = %v, want a conflict", err)
+	}
+}
+
+// The note of a commit holds the outcomes of the newest evaluations, as far as there is room; every evaluation stands there.
+func TestNotesHoldTheNewestOutcomes(t *testing.T) {
+	s, m := prepared(t, automatic)
+	commit := s.commit(m.Name, "work", map[string]string{"README.md": "# Model\n"})
+	const many, room = 35, 32 // 32 times 128 KiB are 4 MiB
+	g := registry.Group{At: s.Now(), Actor: "jenkins"}
+	for i := range many {
+		g.Records = append(g.Records, registry.EvaluationRecorded{ModelID: m.ID, Evaluation: registry.Evaluation{
+			ID: fmt.Sprintf("e%02d", i), Commit: commit, Dataset: registry.Dataset{Name: "calls"}, RecordedAt: s.Now(),
+			Outcomes: &registry.Outcomes{Examples: digest.FromString("examples"), Count: registry.MaxExamples, Correct: make(registry.Bitmap, registry.MaxExamples/8)},
+		}})
+	}
+	if err := s.data.Commit(t.Context(), g); err != nil {
+		t.Fatal(err)
+	}
+	s.mirror()
+	lines := strings.Split(strings.TrimSpace(s.git(m.Name, "notes", "--ref=evaluations", "show", string(commit))), "\n")
+	if len(lines) != many {
+		t.Fatalf("the note holds %d evaluations, want %d", len(lines), many)
+	}
+	for i, line := range lines {
+		if got, want := strings.Contains(line, `"correct"`), i >= many-room; got != want || !strings.Contains(line, fmt.Sprintf(`"id":"e%02d"`, i)) {
+			t.Errorf("line %d of the note, %.40s..., has the outcomes: %t, want %t", i, line, got, want)
+		}
+	}
+	if kept, err := s.data.Index.EvaluationByID(t.Context(), m.ID, "e00"); err != nil || len(kept.Outcomes.Correct) == 0 {
+		t.Errorf("the oldest evaluation is kept with %+v, %v, want its outcomes", kept.Outcomes, err)
 	}
 }
