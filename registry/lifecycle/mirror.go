@@ -41,6 +41,10 @@ const maxMirrored = 1000
 // maxNotes is the number of evaluations that the note of one commit holds: the newest.
 const maxNotes = 1000
 
+// maxNotedOutcomes bounds what the outcomes of examples take in the note of one commit, in bytes before base64: those of the newest
+// evaluations are kept. A note is written anew with each evaluation, and read as a whole.
+const maxNotedOutcomes = 4 << 20
+
 // Mirror writes the records that are not there yet into the repositories of their models.
 func (s *Service) Mirror(ctx context.Context) error {
 	var failures []error
@@ -277,9 +281,19 @@ func (w *mirrorWriter) addNotes(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		evaluations = evaluations[max(0, len(evaluations)-maxNotes):]
+		room := maxNotedOutcomes
+		for i, e := range slices.Backward(evaluations) {
+			if e.Outcomes == nil {
+				continue
+			}
+			if room -= len(e.Outcomes.Correct); room < 0 {
+				evaluations[i] = e.Brief()
+			}
+		}
 		var note bytes.Buffer
 		lines := json.NewEncoder(&note)
-		for _, e := range evaluations[max(0, len(evaluations)-maxNotes):] {
+		for _, e := range evaluations {
 			if err := lines.Encode(e); err != nil {
 				return err
 			}

@@ -125,7 +125,8 @@ func (t *Table) Weighted(m Measure) (Estimate, bool) {
 // of a label with weight has the denominator 0.
 //
 // A label without an error adds nothing to the variance of the delta method, however few its examples are. So each label's own variance is
-// taken where two examples of each kind are added, if it is larger there.
+// taken where two examples of each kind are added, if it is larger there. The effective number is x (1 - x) / variance at the mean x of such measures:
+// at 0 and 1 it would be 0 / 0. For a proportion of n examples it is n, and for one label of many with few examples it is about as few.
 func (t *Table) average(m Measure, weights []float64, vary bool) (Estimate, bool) {
 	k := len(weights)
 	values, onDiagonal, inRow, inColumn := make([]float64, k), make([]float64, k), make([]float64, k), make([]float64, k)
