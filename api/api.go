@@ -202,6 +202,7 @@ func (s *Server) routes() {
 	m.POST("/environments/:env/approvals", s.approve)
 	m.POST("/environments/:env/rollback", s.rollBack)
 	m.Match(read, "/lineage/:rev", s.getLineage)
+	m.Match(read, "/compare/:revs", s.compare)
 
 	for _, d := range s.Doors {
 		d.Register(e)
