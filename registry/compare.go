@@ -77,7 +77,7 @@ type FilePair struct {
 }
 
 // Differ reports whether anything but the order differs.
-func (d *FileDiff) Differ() bool {
+func (d FileDiff) Differ() bool {
 	return d.AddedCount+d.RemovedCount+d.ChangedCount+d.RenamedCount > 0
 }
 

@@ -300,10 +300,10 @@ func (r ggufReader) tensor(count *tally) error {
 func ggufSize(elementType uint32, elements int64, shape []int64) (int64, error) {
 	block, ok := ggmlBlocks[elementType]
 	switch {
-	case !ok:
-		return -1, nil
 	case elements == 0:
 		return 0, nil
+	case !ok:
+		return -1, nil
 	case block[0] > 1 && (len(shape) == 0 || shape[0]%block[0] != 0):
 		return 0, fmt.Errorf("its rows are no multiple of the %d elements in a block of %s", block[0], ggmlTypes[elementType])
 	}
