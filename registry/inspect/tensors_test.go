@@ -126,7 +126,7 @@ func TestTensors(t *testing.T) {
 				field(1, field(3, "If_0"), field(5, field(1, "then_branch"), field(6, typed("w", 2, field(9, "t")), constant(varint(2, 2)+field(9, "k"))))),
 				typed("w", 2, field(9, "w")), typed("w", 2, field(9, "v")), typed("", 2, field(9, "u")),
 				field(15, field(1, varint(2, 2), field(8, "s"), field(9, "1")), field(2, varint(2, 7), packed(7, 5))),
-			)+field(25, field(1, "f"), field(7, field(3, "n"), field(5, field(1, "value"), field(5, varint(2, 2), field(9, "g"))))),
+			) + field(25, field(1, "f"), field(7, field(3, "n"), field(5, field(1, "value"), field(5, varint(2, 2), field(9, "g"))))),
 			List{ONNX, []registry.Tensor{
 				oneOf("If_0.then_branch/node[0].value", "U8", "k"), oneOf("If_0.then_branch/w", "U8", "t"), oneOf("function f/n.value", "U8", "g"),
 				oneOf("node[1].attribute[0]", "U8", "d"), oneOf("node[1].attribute[1]", "U8", "e"), oneOf("node[1].attribute[1]#2", "U8", "f"), oneOf("out.value", "U8", "c"), oneOf("s", "U8", "1"),
