@@ -2,12 +2,17 @@ package inspect
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"iter"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/herdbook/herdbook/registry"
 )
@@ -101,19 +106,18 @@ func (l *ListReader) Tensors() iter.Seq2[registry.Tensor, error] {
 				yield(registry.Tensor{}, err)
 				return
 			}
-			var next struct {
-				registry.Tensor
-				listEnd
-			}
-			if err := json.Unmarshal(line, &next); err != nil {
-				yield(registry.Tensor{}, fmt.Errorf("%w: %w", err, ErrDamaged))
-				return
-			}
-			if next.listEnd.Tensors != nil {
-				if *next.listEnd.Tensors != n || next.CRC32C != l.sum {
-					yield(registry.Tensor{}, fmt.Errorf("its sum is another: %w", ErrDamaged))
+			next, plain := plainLine(line)
+			if !plain {
+				var end *listEnd
+				if next, end, err = anyLine(line); err == nil && end != nil && (*end.Tensors != n || end.CRC32C != l.sum) {
+					err = errors.New("its sum is another")
 				}
-				return
+				if err != nil {
+					yield(registry.Tensor{}, fmt.Errorf("%w: %w", err, ErrDamaged))
+				}
+				if err != nil || end != nil {
+					return
+				}
 			}
 			if n > 0 && next.Name <= last {
 				yield(registry.Tensor{}, fmt.Errorf("its tensors are not in order: %w", ErrDamaged))
@@ -121,9 +125,85 @@ func (l *ListReader) Tensors() iter.Seq2[registry.Tensor, error] {
 			}
 			l.sum = crc32.Update(l.sum, castagnoli, line)
 			n, last = n+1, next.Name
-			if !yield(next.Tensor, nil) {
+			if !yield(next, nil) {
 				return
 			}
 		}
 	}
+}
+
+// anyLine reads a line behind the first: a tensor, or the end.
+func anyLine(line []byte) (registry.Tensor, *listEnd, error) {
+	var v struct {
+		registry.Tensor
+		listEnd
+	}
+	if err := json.Unmarshal(line, &v); err != nil {
+		return registry.Tensor{}, nil, err
+	}
+	if v.listEnd.Tensors != nil {
+		return registry.Tensor{}, &v.listEnd, nil
+	}
+	return v.Tensor, nil, nil
+}
+
+// plainLine reads the line of a tensor that lies in the file and whose name needs no escapes, as nearly all are, several times as fast as
+// exactly as WriteList writes that is not read.
+func plainLine(line []byte) (t registry.Tensor, ok bool) {
+	rest := line
+	take := func(until string) (part []byte) {
+		part, rest, ok = bytes.Cut(rest, []byte(until))
+		return part
+	}
+	number := func(part []byte) (n int64) {
+		n, err := strconv.ParseInt(string(part), 10, 64)
+		ok = err == nil && (part[0] != '0' || len(part) == 1) && part[0] != '-' && part[0] != '+'
+		return n
+	}
+	if start := take(`{"name":"`); !ok || len(start) > 0 {
+		return t, false
+	}
+	name := take(`","dtype":"`)
+	if !ok || !isPlain(name) {
+		return t, false
+	}
+	elementType := take(`","shape":[`)
+	if !ok || !isPlain(elementType) {
+		return t, false
+	}
+	shape := take(`],"size_bytes":`)
+	if !ok {
+		return t, false
+	}
+	t.Shape = []int64{}
+	for len(shape) > 0 {
+		part, more, found := bytes.Cut(shape, []byte(","))
+		if t.Shape = append(t.Shape, number(part)); !ok || found && len(more) == 0 {
+			return t, false
+		}
+		shape = more
+	}
+	size := take(`,"digest":"`)
+	if !ok {
+		return t, false
+	}
+	if t.SizeBytes = number(size); !ok {
+		return t, false
+	}
+	sum := take(`"}` + "\n")
+	if !ok || len(rest) > 0 || !isPlain(sum) {
+		return t, false
+	}
+	t.Name, t.Type, t.Digest = string(name), string(elementType), digest.Digest(sum)
+	return t, true
+}
+
+// isPlain reports whether a text stands in JSON as it is.
+func isPlain(text []byte) bool {
+	for _, c := range text {
+		if c < ' ' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return utf8.Valid(text)
 }

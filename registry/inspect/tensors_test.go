@@ -388,6 +388,42 @@ func FuzzReadList(f *testing.F) {
 	})
 }
 
+// The quick way to read a line gives what the other one gives, or nothing.
+func FuzzPlainLine(f *testing.F) {
+	for line := range bytes.Lines(written(f, someList, "")) {
+		f.Add(line)
+	}
+	for _, line := range []string{
+		`{"name":"a","dtype":"F32","shape":[1,20],"size_bytes":0,"digest":"sha256:0"}`, `{"name":"a","dtype":"F32","shape":[01],"size_bytes":-1,"digest":""}`,
+		`{"name":"a","dtype":"F32","shape":[1,],"size_bytes":+1,"digest":""}`, `{"name":"a\\","dtype":"F32","shape":[],"size_bytes":1,"digest":"x"}`,
+	} {
+		f.Add([]byte(line + "\n"))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		got, ok := plainLine(line)
+		if !ok {
+			return
+		}
+		want, end, err := anyLine(line)
+		if diff := cmp.Diff(want, got); diff != "" || end != nil || err != nil {
+			t.Errorf("plainLine(%q) is not what anyLine reads: %v, end %v (-anyLine +plainLine):\n%s", line, err, end, diff)
+		}
+	})
+}
+
+// Nearly all lines are read the quick way.
+func TestPlainLine(t *testing.T) {
+	plain := 0
+	for line := range bytes.Lines(written(t, someList, "")) {
+		if _, ok := plainLine(line); ok {
+			plain++
+		}
+	}
+	if plain != 1 {
+		t.Errorf("plainLine reads %d lines of a list, want only that of a: one needs escapes, one lies in another file", plain)
+	}
+}
+
 func BenchmarkTensors(b *testing.B) {
 	const size = 64 << 20
 	b.Run("one of 64 MiB", func(b *testing.B) {
