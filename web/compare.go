@@ -96,7 +96,7 @@ func plainValue(v json.RawMessage) string {
 		return "none"
 	}
 	var text string
-	if json.Unmarshal(v, &text) == nil {
+	if v[0] == '"' && json.Unmarshal(v, &text) == nil {
 		return clipValue(text)
 	}
 	return clipValue(string(v))

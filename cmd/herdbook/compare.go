@@ -159,7 +159,7 @@ func valueText(v json.RawMessage) string {
 		return "none"
 	}
 	var text string
-	if json.Unmarshal(v, &text) != nil {
+	if v[0] != '"' || json.Unmarshal(v, &text) != nil {
 		text = string(v)
 	}
 	text = strings.Join(strings.Fields(text), " ")

@@ -360,6 +360,10 @@ func TestDamagedListIsSaidToBe(t *testing.T) {
 			t.Errorf("ReadList with another byte at %d = %v, %v, want ErrDamaged", at, got, err)
 		}
 	}
+	counted := bytes.Replace(data, []byte(`{"tensors":3`), []byte(`{"tensors":4`), 1)
+	if got, err := readAll(counted); !errors.Is(err, ErrDamaged) {
+		t.Errorf("ReadList with another count = %v, %v, want ErrDamaged", got, err)
+	}
 	disordered := List{Safetensors, []registry.Tensor{someList.Tensors[1], someList.Tensors[0]}}
 	if got, err := readAll(written(t, disordered, "")); !errors.Is(err, ErrDamaged) {
 		t.Errorf("ReadList of tensors in another order = %v, %v, want ErrDamaged", got, err)

@@ -205,20 +205,26 @@ func TestCompareReadsAFileOnce(t *testing.T) {
 	shared, before, after := safetensors(map[string]string{"s": "1"}), safetensors(map[string]string{"w": "1"}), safetensors(map[string]string{"w": "2"})
 	v1 := s.publish(m, "v1.0.0", map[string]string{"shared.safetensors": shared, "w.safetensors": before})
 	v2 := s.publish(m, "v2.0.0", map[string]string{"moved.safetensors": shared, "w.safetensors": after})
-	s.serve(patient, func(f *faults) { c.Blobs, f.Blobs = f.Blobs, c })
-	s.reading()
-	var asking sync.WaitGroup
-	for range 16 {
-		asking.Go(func() {
-			got, err := s.Compare(t.Context(), sideOf(m, v1), sideOf(m, v2))
-			if err != nil || got.Computing() {
-				t.Errorf("Compare = %v, %v, want all known", weightsText(got), err)
-			}
-		})
-	}
-	asking.Wait()
-	s.wantWeights("v1.0.0 and v2.0.0", s.compare(sideOf(m, v1), sideOf(m, v2)),
-		"shared.safetensors moved.safetensors same", "w.safetensors w.safetensors ready", "bytes w")
+	synctest.Test(t, func(t *testing.T) {
+		s.serve(patient, func(f *faults) { c.Blobs, f.Blobs, c.held = f.Blobs, c, make(chan struct{}) })
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go s.ReadTensors(ctx)
+		var asking sync.WaitGroup
+		for range 16 {
+			asking.Go(func() {
+				got, err := s.Compare(t.Context(), sideOf(m, v1), sideOf(m, v2))
+				if err != nil || got.Computing() {
+					t.Errorf("Compare = %v, %v, want all known", weightsText(got), err)
+				}
+			})
+		}
+		synctest.Wait() // all want the files, and none is read
+		close(c.held)
+		asking.Wait()
+		s.wantWeights("v1.0.0 and v2.0.0", s.compareIn(t.Context(), sideOf(m, v1), sideOf(m, v2)),
+			"shared.safetensors moved.safetensors same", "w.safetensors w.safetensors ready", "bytes w")
+	})
 	for name, tt := range map[string]struct {
 		content string
 		want    int
