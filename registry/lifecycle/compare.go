@@ -100,6 +100,11 @@ func (s *Service) gatherSide(ctx context.Context, side registry.Side) (*compared
 	if err != nil {
 		return nil, err
 	}
+	leave, err := s.tensors.summing.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	c.plain = map[string]registry.ObjectID{}
 	read := int64(0)
 	for entry, err := range repo.Files(ctx, side.Commit) {

@@ -33,7 +33,7 @@ const (
 	tensorReaders  = 2    // files that are read at a time
 	maxTensorJobs  = 1024 // files that wait to be read; those beyond it have to be asked for again
 	maxWeightPairs = 500  // of one comparison
-	tensorMerges   = 2    // pairs of lists that are compared at a time, in all requests together
+	tensorMerges   = 2    // pairs of lists that are compared at a time, in all requests together; as many commits are summed
 )
 
 // tensorWork is the weight files that are wanted, each once however many ask for it.
@@ -41,11 +41,25 @@ type tensorWork struct {
 	mu      sync.Mutex
 	jobs    map[digest.Digest]*tensorJob
 	queue   chan *tensorJob
-	merging chan struct{}
+	merging places
+	summing places
 }
 
 func newTensorWork() *tensorWork {
-	return &tensorWork{jobs: map[digest.Digest]*tensorJob{}, queue: make(chan *tensorJob, maxTensorJobs), merging: make(chan struct{}, tensorMerges)}
+	return &tensorWork{jobs: map[digest.Digest]*tensorJob{}, queue: make(chan *tensorJob, maxTensorJobs), merging: make(places, tensorMerges), summing: make(places, tensorMerges)}
+}
+
+// places bound what is done at a time.
+type places chan struct{}
+
+// take waits for a place, and gives the function that leaves it.
+func (p places) take(ctx context.Context) (leave func(), err error) {
+	select {
+	case p <- struct{}{}:
+		return func() { <-p }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // tensorJob is one file whose tensors are to be listed.
@@ -293,12 +307,11 @@ func (s *Service) finish(ctx context.Context, w *weights, a, b *compared, room i
 
 // diffTensors compares the lists of two files. A problem says why one of them has none.
 func (s *Service) diffTensors(ctx context.Context, w *weights, a, b *compared, room int) (diff registry.TensorDiff, problem string, err error) {
-	select {
-	case s.tensors.merging <- struct{}{}:
-		defer func() { <-s.tensors.merging }()
-	case <-ctx.Done():
-		return diff, "", ctx.Err()
+	leave, err := s.tensors.merging.take(ctx)
+	if err != nil {
+		return diff, "", err
 	}
+	defer leave()
 	var lists [2]iter.Seq2[registry.Tensor, error]
 	for i, one := range []struct {
 		side *compared
