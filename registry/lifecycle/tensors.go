@@ -33,7 +33,8 @@ const (
 	tensorReaders  = 2    // files that are read at a time
 	maxTensorJobs  = 1024 // files that wait to be read; those beyond it have to be asked for again
 	maxWeightPairs = 500  // of one comparison
-	tensorMerges   = 2    // pairs of lists that are compared at a time, in all requests together; as many commits are summed
+	tensorMerges   = 2    // pairs of lists that are compared at a time, in all requests together
+	commitSums     = 2    // commits without a version whose files are summed at a time
 )
 
 // tensorWork is the weight files that are wanted, each once however many ask for it.
@@ -46,7 +47,7 @@ type tensorWork struct {
 }
 
 func newTensorWork() *tensorWork {
-	return &tensorWork{jobs: map[digest.Digest]*tensorJob{}, queue: make(chan *tensorJob, maxTensorJobs), merging: make(places, tensorMerges), summing: make(places, tensorMerges)}
+	return &tensorWork{jobs: map[digest.Digest]*tensorJob{}, queue: make(chan *tensorJob, maxTensorJobs), merging: make(places, tensorMerges), summing: make(places, commitSums)}
 }
 
 // places bound what is done at a time.
