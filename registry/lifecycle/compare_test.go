@@ -292,24 +292,20 @@ func TestCompareWithDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, damage := range map[string][]byte{"nothing": {}, "half": whole[:len(whole)/2], "another version": bytes.Replace(whole, []byte(`:1`), []byte(`:9`), 1)} {
-		write(list, damage)
-		if c := s.compare(sideOf(m, v1), sideOf(m, v2)); !c.Computing() {
-			t.Errorf("Compare with %s in a list = %v, want that it is computed again", name, weightsText(c))
+	synctest.Test(t, func(t *testing.T) {
+		s.serve()
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go s.ReadTensors(ctx)
+		for name, damage := range map[string][]byte{"nothing": {}, "half": whole[:len(whole)/2], "another version": bytes.Replace(whole, []byte(`:1`), []byte(`:9`), 1)} {
+			write(list, damage)
+			if c := s.compareIn(t.Context(), sideOf(m, v1), sideOf(m, v2)); !c.Computing() {
+				t.Errorf("Compare with %s in a list = %v, want that it is computed again", name, weightsText(c))
+			}
+			synctest.Wait()
+			s.wantWeights("lists, one of which held "+name, s.compareIn(t.Context(), sideOf(m, v1), sideOf(m, v2)), "w.safetensors w.safetensors ready", "bytes w")
 		}
-		// The next one finds the work of the one before, or its result.
-		s.wantWeights("lists, one of which held "+name, s.settled(sideOf(m, v1), sideOf(m, v2)), "w.safetensors w.safetensors ready", "bytes w")
-	}
-}
-
-// settled compares until all is known.
-func (s *site) settled(a, b registry.Side) registry.Comparison {
-	s.tb.Helper()
-	for {
-		if c := s.compare(a, b); !c.Computing() {
-			return c
-		}
-	}
+	})
 }
 
 // An answer does not wait for long, says how far the work is, and the work goes on behind it.
