@@ -209,6 +209,7 @@ func (s *Server) routes() {
 	m.POST("/environments/:env/rollback", s.rollBack)
 	m.POST("/environments/:env/freeze", s.freeze)
 	m.Match(read, "/lineage/:rev", s.getLineage)
+	m.Match(read, "/compare/:revs", s.compare)
 
 	for _, d := range s.Doors {
 		d.Register(e)

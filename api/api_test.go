@@ -65,7 +65,7 @@ var notAboutOneModel = []string{
 var values = map[string][]string{
 	":ns": {"acme"}, ":name": {"NAME", "NAME.git"}, ":tag": {"v1.0.0", "v9.9.9"}, ":env": {"staging", "nowhere"},
 	":rev": {"v1.0.0", "main", "env:staging", "branch%3Amain", string(apitest.CommitOf("v1.0.0"))},
-	":oid": {digest.FromString(weights).Encoded()}, ":id": {"0123456789abcdef0123456789abcdef"},
+	":oid": {digest.FromString(weights).Encoded()}, ":id": {"0123456789abcdef0123456789abcdef"}, ":revs": {"v1.0.0...v1.1.0", "branch%3Amain...env%3Astaging", "v1.0.0"},
 }
 
 // concrete fills the parameters of a route in every way; nil when one is not known.
@@ -434,7 +434,7 @@ func TestOddPaths(t *testing.T) {
 	}
 	for _, tail := range []string{
 		"/versions/v1.0.0%00", "/versions/v1.0.0%2f", "/versions/%76%31.0.0%20", "/versions/v1.0.0%2520", "/environments/staging%00", "/environments/%2e%2e", "/evaluations/main%00",
-		"/evaluations/%2e%2e", "/evaluations/branch:..%2f..", "/evaluations/%252e", "/evaluations/" + strings.Repeat("a", 5000), "/gates/%zz", "/lineage/env:staging%2f", "/nothing", "/versions/", "/",
+		"/evaluations/%2e%2e", "/evaluations/branch:..%2f..", "/evaluations/%252e", "/evaluations/" + strings.Repeat("a", 5000), "/gates/%zz", "/compare/......", "/compare/main...%2e%2e", "/lineage/env:staging%2f", "/nothing", "/versions/", "/",
 	} {
 		if a := raw(t, s, "GET", mainPage+tail); a.Status < 400 || a.Status >= 500 {
 			t.Errorf("GET %.100q = %d %.200s, want it refused", mainPage+tail, a.Status, a.Body)

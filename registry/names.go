@@ -265,6 +265,19 @@ func ParseRev(s string) (Rev, error) {
 	return Rev{Kind: RevBranch, Branch: branch}, nil
 }
 
+// ParseRevs reads two revisions, as in "v1.0.0...v1.1.0". No revision has two dots that follow each other.
+func ParseRevs(s string) (a, b Rev, err error) {
+	left, right, ok := strings.Cut(s, "...")
+	if !ok {
+		return Rev{}, Rev{}, Invalid("rev", "%q is not two revisions with three dots between, such as v1.0.0...v1.1.0", clip(s))
+	}
+	if a, err = ParseRev(left); err != nil {
+		return Rev{}, Rev{}, err
+	}
+	b, err = ParseRev(right)
+	return a, b, err
+}
+
 // MaxRefNameLen is the longest ref name that a push may create, in bytes: what a file name
 // of most file systems can hold, with room for ".lock".
 const MaxRefNameLen = 250

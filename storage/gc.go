@@ -73,6 +73,11 @@ func (d *Data) Collect(ctx context.Context, before time.Time, dryRun bool, repor
 			c.Recent++
 			continue
 		}
+		if !dryRun {
+			if err := d.tensorLists.Remove(b.Digest); err != nil {
+				return c, err
+			}
+		}
 		c.Blobs++
 		c.Bytes += b.Size
 		removed(b.Digest, b.Size)

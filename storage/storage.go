@@ -69,14 +69,15 @@ type Data struct {
 	journal *journal.Journal
 	decoder *registry.Decoder
 
-	collecting sync.Mutex // held while blobs are removed for good
-	naming     naming
+	collecting  sync.Mutex // held while blobs are removed for good
+	naming      naming
+	tensorLists *TensorLists
 }
 
 // Open opens a data directory and brings the index up to the journal. A second server on the
 // same directory is refused.
 func Open(ctx context.Context, c Config) (_ *Data, err error) {
-	d := &Data{dir: c.Dir, fsys: c.FS, decoder: registry.NewDecoder()}
+	d := &Data{dir: c.Dir, fsys: c.FS, decoder: registry.NewDecoder(), tensorLists: newTensorLists(c.Dir)}
 	if err := d.fsys.MkdirAll(c.Dir, dirPerm); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}

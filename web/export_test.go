@@ -27,4 +27,8 @@ var (
 	NewLineage = newLineage
 	SentTo     = sentTo
 	PullViews  = pullViews
+	PlainValue = plainValue
+	Signed     = signed
+	Percent    = percent
+	Previous   = previous
 )

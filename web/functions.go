@@ -30,6 +30,10 @@ var functions = template.FuncMap{
 	"join":       strings.Join,
 	"deref":      func(f *float64) float64 { return *f },
 	"query":      url.QueryEscape,
+	"plainValue": plainValue,
+	"signed":     signed,
+	"percent":    percent,
+	"shape":      registry.ShapeText,
 }
 
 // size is a number of bytes in the largest binary unit of which there is at least one.

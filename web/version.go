@@ -27,6 +27,7 @@ type versionView struct {
 	History     []registry.EnvironmentChange
 	Sent        []sentView
 	TotalBytes  int64
+	Previous    registry.Tag // the version before by precedence; zero when there is none
 	Card        template.HTML
 }
 
@@ -55,6 +56,11 @@ func (p *Pages) version(c echo.Context) error {
 			return err
 		}
 	}
+	versions, err := p.Index.Versions(ctx, m.ID)
+	if err != nil {
+		return err
+	}
+	view.Previous = previous(versions, tag)
 	if err := p.addSent(ctx, c, &view); err != nil {
 		return err
 	}

@@ -82,6 +82,8 @@ type Config struct {
 	Judge     Judge
 	Files     Files
 	Blobs     Blobs
+	Comparer  Comparer
+	Revisions Revisions
 	Identity  func(echo.Context) access.Identity // of the caller
 	PublicURL *url.URL
 	Version   string // of the program
@@ -105,7 +107,7 @@ var assetFiles embed.FS
 // New makes the pages.
 func New(c Config) (*Pages, error) {
 	p := &Pages{Config: c, templates: map[string]*template.Template{}, markdown: newMarkdown()}
-	for _, name := range []string{"index", "model", "version", "error"} {
+	for _, name := range []string{"index", "model", "version", "compare", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("template %s: %w", name, err)
@@ -133,6 +135,7 @@ func (p *Pages) Register(e *echo.Echo) {
 		p.icon.path:                p.icon.serve,
 		"/:ns/:name":               p.model,
 		"/:ns/:name/versions/:tag": p.version,
+		"/:ns/:name/compare/:revs": p.compare,
 		"/:ns/:name/raw/:commit/*": p.raw,
 	} {
 		e.Match([]string{http.MethodGet, http.MethodHead}, path, handler)
@@ -227,6 +230,11 @@ func (p *Pages) read(c echo.Context) (registry.Model, error) {
 	if err != nil {
 		return registry.Model{}, err
 	}
+	return p.readNamed(c, name)
+}
+
+// readNamed is the model of that name, when the caller may read it.
+func (p *Pages) readNamed(c echo.Context, name registry.ModelName) (registry.Model, error) {
 	m, err := p.Index.ModelByName(c.Request().Context(), name)
 	known := &m
 	switch {

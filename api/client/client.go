@@ -266,3 +266,13 @@ func (c *Client) RevokeToken(ctx context.Context, id string) error {
 func (c *Client) Environments(ctx context.Context, m registry.ModelName) ([]api.Environment, error) {
 	return all[api.Environment](ctx, c, path(m, "environments"))
 }
+
+// Compare says how b differs from a. base is the model of a, when that is another one.
+func (c *Client) Compare(ctx context.Context, m, base registry.ModelName, a, b string) (registry.Comparison, error) {
+	at := path(m, "compare", a+"..."+b)
+	if !base.IsZero() {
+		at += "?base=" + url.QueryEscape(base.String())
+	}
+	var diff registry.Comparison
+	return diff, c.Do(ctx, http.MethodGet, at, nil, &diff)
+}

@@ -67,6 +67,7 @@ type commands struct {
 	Models     modelsCommand     `cmd:"" help:"List the models."`
 	Versions   versionsCommand   `cmd:"" help:"List the versions of a model, with their metrics."`
 	Show       showCommand       `cmd:"" help:"Show a version, and how to pull it."`
+	Compare    compareCommand    `cmd:"" help:"Show how two versions differ: files, card, metrics, policy and tensors."`
 	Evaluate   evaluateCommand   `cmd:"" help:"Record an evaluation of a version or a commit."`
 	Gate       gateCommand       `cmd:"" help:"Show what the gates say of a version; exits 1 when one is closed."`
 	Policy     policyCommand     `cmd:"" help:"Check a policy before it is pushed."`

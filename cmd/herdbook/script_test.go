@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,7 @@ import (
 //	receiver FILE        starts a webhook receiver that writes a line of JSON a request to FILE; sets HOOK
 //	signed FILE SECRET   checks the signature of each request in such a FILE, and that there is one
 //	random FILE SIZE N   writes SIZE bytes that the number N stands for
+//	safetensors FILE NAME=BYTES...  writes a weight file of tensors of bytes; see safetensors
 //	sumtree DIR          prints the SHA-256 and the path of each file below DIR but for .git
 //	api METHOD PATH [FILE]  calls the JSON API with the token; prints status and body; fails above 399
 //	proxy ...            a network between clients and the server that breaks; see proxyCommand
@@ -95,7 +97,7 @@ func params(t *testing.T) testscript.Params {
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"start": start, "halt": halt, "crash": crash, "eventually": eventually, "receiver": receiver, "signed": signed,
-			"random": random, "sumtree": sumtree, "api": callAPI, "proxy": proxyCommand, "daemon": daemon,
+			"random": random, "sumtree": sumtree, "api": callAPI, "safetensors": safetensors, "proxy": proxyCommand, "daemon": daemon,
 		},
 	}
 }
@@ -399,6 +401,24 @@ func random(ts *testscript.TestScript, _ bool, args []string) {
 		written += int64(n)
 	}
 	ts.Check(errors.Join(w.Flush(), f.Close()))
+}
+
+// safetensors writes a file: the length of the header, the header, the bytes of the tensors.
+// Source: https://github.com/huggingface/safetensors, README.md, "Format".
+func safetensors(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || neg {
+		ts.Fatalf("usage: safetensors FILE NAME=BYTES...")
+	}
+	header, data := map[string]any{}, ""
+	for _, arg := range args[1:] {
+		name, content, _ := strings.Cut(arg, "=")
+		header[name] = map[string]any{"dtype": "U8", "shape": []int{len(content)}, "data_offsets": []int{len(data), len(data) + len(content)}}
+		data += content
+	}
+	text, err := json.Marshal(header)
+	ts.Check(err)
+	file := binary.LittleEndian.AppendUint64(nil, uint64(len(text)))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), append(append(file, text...), data...), 0o644))
 }
 
 func sumtree(ts *testscript.TestScript, _ bool, args []string) {

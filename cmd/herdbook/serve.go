@@ -142,7 +142,7 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *server, err err
 	srv.lifecycle, err = lifecycle.New(lifecycle.Config{
 		Journal: srv.data, Index: srv.data.Index, Repositories: repositories{srv.data.Repositories}, Blobs: blobs{srv.data.Blobs, s.VerifyOnRead}, Log: log,
 		Visibility: registry.Visibility(s.DefaultVisibility), Route: srv.dispatcher.Route, Deployer: srv.dispatcher.Usable,
-		MaxPlainBytes: s.MaxPlainBytes, Quotas: s.quotas, Poked: srv.dispatcher.Poke,
+		MaxPlainBytes: s.MaxPlainBytes, Quotas: s.quotas, Poked: srv.dispatcher.Poke, TensorCache: srv.data.TensorLists(),
 	})
 	if err != nil {
 		return nil, err
@@ -240,6 +240,7 @@ func (s *server) assemble() error {
 	page := func(parts ...string) string { return s.public.JoinPath(parts...).String() }
 	pages, err := web.New(web.Config{
 		Index: index, Judge: s.lifecycle, Files: repositories{s.data.Repositories}, Blobs: content, Identity: api.Identity,
+		Comparer: s.lifecycle, Revisions: api.Resolver{Index: index, Commits: repositories{s.data.Repositories}},
 		PublicURL: s.public, Version: programVersion(),
 	})
 	if err != nil {

@@ -1,12 +1,16 @@
 package inspect
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
+
+	"github.com/herdbook/herdbook/registry"
 )
 
 // A GGUF file begins with "GGUF", its version, the number of tensors and of metadata entries, all
@@ -42,6 +46,22 @@ var ggmlTypes = map[uint32]string{
 	29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }
 
+// ggmlBlocks are the number of elements in a block of each type, and the bytes that it takes. Blocks lie along the first dimension.
+// Source: ggml/src/ggml.c, type_traits, and gguf-py/gguf/constants.py, GGML_QUANT_SIZES, which disagree about Q8_1: no file has it.
+var ggmlBlocks = map[uint32][2]int64{
+	0: {1, 4}, 1: {1, 2}, 2: {32, 18}, 3: {32, 20}, 6: {32, 22}, 7: {32, 24}, 8: {32, 34}, 10: {256, 84}, 11: {256, 110},
+	12: {256, 144}, 13: {256, 176}, 14: {256, 210}, 15: {256, 292}, 16: {256, 66}, 17: {256, 74}, 18: {256, 98}, 19: {256, 50},
+	20: {32, 18}, 21: {256, 110}, 22: {256, 82}, 23: {256, 136}, 24: {1, 1}, 25: {1, 2}, 26: {1, 4}, 27: {1, 8}, 28: {1, 8},
+	29: {256, 56}, 30: {1, 2}, 34: {256, 54}, 35: {256, 66}, 39: {32, 17}, 40: {64, 36}, 41: {128, 18},
+}
+
+// Tensors begin at multiples of the alignment, the first one behind the header.
+// Source: docs/gguf.md, "general.alignment".
+const (
+	defaultGGUFAlignment = 32
+	maxGGUFAlignment     = 1 << 20
+)
+
 // Source: docs/gguf.md, "general.file_type", and llama.cpp's include/llama.h, llama_ftype.
 var ggufFileTypes = map[uint32]string{
 	0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 4: "Q4_1_SOME_F16", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
@@ -51,11 +71,15 @@ var ggufFileTypes = map[uint32]string{
 	38: "MXFP4_MOE", 39: "NVFP4", 40: "Q1_0",
 }
 
-type ggufReader struct{ *reader }
+type ggufReader struct {
+	*reader
+	alignment *uint32
+}
 
 func readGGUF(w *Weights, plain *reader) error {
 	w.Format = GGUF
-	r := ggufReader{plain}
+	r := ggufReader{plain, new(uint32)}
+	*r.alignment = defaultGGUFAlignment
 	var magic [4]byte
 	if _, err := io.ReadFull(r, magic[:]); err != nil {
 		return err
@@ -92,6 +116,45 @@ func readGGUF(w *Weights, plain *reader) error {
 		}
 	}
 	count.describe(w)
+	if r.list != nil {
+		return r.place()
+	}
+	return nil
+}
+
+// place turns the offsets of the tensors into places in the file, and ends those of a type whose size is not known where the next
+// one begins.
+func (r ggufReader) place() error {
+	alignment := int64(*r.alignment)
+	if alignment == 0 || alignment > maxGGUFAlignment || alignment&(alignment-1) != 0 {
+		return fmt.Errorf("the alignment is %d, not a power of two up to %d", alignment, maxGGUFAlignment)
+	}
+	data := (r.pos + alignment - 1) / alignment * alignment
+	found := r.list.found
+	slices.SortFunc(found, func(a, b listed) int {
+		return cmp.Or(cmp.Compare(a.begin, b.begin), cmp.Compare(uint64(a.SizeBytes), uint64(b.SizeBytes))) // -1 comes last
+	})
+	for i := range found {
+		t := &found[i]
+		if t.begin%alignment != 0 {
+			return fmt.Errorf("tensor %q begins at %d, which is no multiple of %d", clip(t.Name), t.begin, alignment)
+		}
+		if t.begin > r.size {
+			return fmt.Errorf("tensor %q begins at %d, behind the end of the file", clip(t.Name), t.begin)
+		}
+		t.begin += data
+		if t.SizeBytes < 0 {
+			end := r.size - data
+			if i+1 < len(found) {
+				end = min(end, found[i+1].begin)
+			}
+			t.SizeBytes = max(0, end+data-t.begin)
+		}
+		if t.SizeBytes > r.size-t.begin {
+			return fmt.Errorf("tensor %q takes %d bytes from %d on, and the file ends at %d", clip(t.Name), t.SizeBytes, t.begin, r.size)
+		}
+		t.end = t.begin + t.SizeBytes
+	}
 	return nil
 }
 
@@ -116,6 +179,8 @@ func (r ggufReader) entry(w *Weights) error {
 		var fileType uint32
 		fileType, err = r.uint32()
 		w.Quantization = ggufFileTypes[fileType]
+	case key == "general.alignment" && valueType == ggufUint32:
+		*r.alignment, err = r.uint32()
 	default:
 		err = r.pass(valueType, 0)
 	}
@@ -178,7 +243,13 @@ func (r ggufReader) tensor(count *tally) error {
 	if err != nil {
 		return err
 	}
-	if err := r.skip(length); err != nil {
+	var found registry.Tensor
+	if r.list == nil {
+		err = r.skip(length)
+	} else {
+		found.Name, err = r.name(length)
+	}
+	if err != nil {
 		return err
 	}
 	dimensions, err := r.uint32()
@@ -197,19 +268,46 @@ func (r ggufReader) tensor(count *tally) error {
 		if elements, err = multiply(elements, dimension); err != nil {
 			return err
 		}
+		if r.list != nil {
+			found.Shape = append(found.Shape, dimension)
+		}
 	}
 	elementType, err := r.uint32()
 	if err != nil {
 		return err
 	}
-	if err := r.skip(8); err != nil { // where the tensor lies
+	offset, err := r.uint64(math.MaxInt64, "bytes before a tensor")
+	if err != nil {
 		return err
 	}
 	name, ok := ggmlTypes[elementType]
 	if !ok {
 		name = "GGML_" + strconv.FormatUint(uint64(elementType), 10)
 	}
+	if r.list != nil {
+		found.Type = name
+		if found.SizeBytes, err = ggufSize(elementType, elements, found.Shape); err != nil {
+			return fmt.Errorf("tensor %q: %w", clip(found.Name), err)
+		}
+		if err := r.list.add(found, offset, 0); err != nil {
+			return err
+		}
+	}
 	return count.add(name, elements)
+}
+
+// ggufSize is how many bytes a tensor takes, or -1 when its type is not known.
+func ggufSize(elementType uint32, elements int64, shape []int64) (int64, error) {
+	block, ok := ggmlBlocks[elementType]
+	switch {
+	case elements == 0:
+		return 0, nil
+	case !ok:
+		return -1, nil
+	case block[0] > 1 && (len(shape) == 0 || shape[0]%block[0] != 0):
+		return 0, fmt.Errorf("its rows are no multiple of the %d elements in a block of %s", block[0], ggmlTypes[elementType])
+	}
+	return multiply(elements/block[0], block[1])
 }
 
 func (r ggufReader) uint32() (uint32, error) {

@@ -1,10 +1,10 @@
 // Package inspect reads what the headers of weight files say: format, architecture, number of
-// parameters, precision.
+// parameters, precision, and which tensors there are.
 //
-// It knows safetensors, GGUF and ONNX by their extensions. It reads headers only, never tensors,
-// runs nothing, and trusts nothing: every length is checked against the size of the file and a
-// bound before anything of that length is read or kept. It does not check that the tensors are
-// sound.
+// It knows safetensors, GGUF and ONNX by their extensions. [Header] reads headers only; [Tensors] also
+// reads the tensors once, to sum their bytes. Both run nothing and trust nothing: every length is checked
+// against the size of the file and a bound before anything of that length is read or kept. They do not
+// check that the tensors are sound.
 package inspect
 
 import (
@@ -120,6 +120,7 @@ type reader struct {
 	buf  *bufio.Reader
 	pos  int64
 	size int64
+	list *lister // takes the tensors; nil when only the header is wanted
 }
 
 func (r *reader) ReadByte() (byte, error) {

@@ -38,6 +38,7 @@ const (
 	onnxTensor
 	onnxSparseTensor
 	onnxFunction
+	onnxExternal // StringStringEntryProto; read for a list of tensors only
 )
 
 // inside are the fields of each message that hold a message worth reading.
@@ -60,6 +61,10 @@ type onnxReader struct {
 	graphs                    int
 	opset                     opset
 	tensor                    tensor
+	at                        onnxPlace
+	entry                     [2]string // key and value of what says where a tensor lies
+	sparse                    bool      // the indices of a sparse tensor are read
+	indices                   string    // the name of that tensor
 }
 
 // opset is the message OperatorSetIdProto: a version of the operators of a domain, of which the
@@ -71,9 +76,10 @@ type opset struct {
 
 // tensor is what is kept of the message TensorProto.
 type tensor struct {
-	elements int64
-	rank     int
-	dataType int64
+	elements    int64
+	rank        int
+	dataType    int64
+	onnxContent // for a list of tensors only
 }
 
 func readONNX(w *Weights, plain *reader) error {
@@ -99,6 +105,9 @@ var errNotProtobuf = errors.New("it is no protobuf message")
 func (r *onnxReader) message(kind onnxMessage, end int64, nesting int) error {
 	if nesting > maxONNXNesting {
 		return fmt.Errorf("messages are nested more than %d deep", maxONNXNesting)
+	}
+	if r.list != nil {
+		defer r.enter(kind)()
 	}
 	switch kind {
 	case onnxGraph:
@@ -130,9 +139,9 @@ func (r *onnxReader) message(kind onnxMessage, end int64, nesting int) error {
 				return err
 			}
 		case protowire.Fixed32Type:
-			err = r.within(4, end)
+			err = r.fixed(kind, number, 4, end)
 		case protowire.Fixed64Type:
-			err = r.within(8, end)
+			err = r.fixed(kind, number, 8, end)
 		case protowire.BytesType:
 			err = r.bytes(kind, number, end, nesting)
 		default:
@@ -158,6 +167,11 @@ func (r *onnxReader) addTensor() error {
 	if !ok {
 		return fmt.Errorf("a tensor is of the unknown type %d", r.tensor.dataType)
 	}
+	if r.list != nil {
+		if err := r.addListed(name); err != nil || r.sparse {
+			return err
+		}
+	}
 	return r.count.add(name, r.tensor.elements)
 }
 
@@ -170,6 +184,8 @@ func (r *onnxReader) number(kind onnxMessage, number protowire.Number, value int
 		return r.dimension(value)
 	case kind == onnxTensor && number == 2:
 		r.tensor.dataType = value
+	case r.list != nil && kind == onnxTensor:
+		r.content(number, value)
 	}
 	return nil
 }
@@ -177,6 +193,9 @@ func (r *onnxReader) number(kind onnxMessage, number protowire.Number, value int
 func (r *onnxReader) dimension(value int64) (err error) {
 	if r.tensor.rank++; r.tensor.rank > maxONNXRank {
 		return fmt.Errorf("a tensor has more than %d dimensions", maxONNXRank)
+	}
+	if r.list != nil {
+		r.tensor.shape = append(r.tensor.shape, value)
 	}
 	r.tensor.elements, err = multiply(r.tensor.elements, value)
 	return err
@@ -214,15 +233,22 @@ func (r *onnxReader) bytes(kind onnxMessage, number protowire.Number, end int64,
 				return err
 			}
 		}
+	case r.list != nil:
+		err = r.listBytes(kind, number, n, nesting)
 	default:
 		err = r.skip(n)
 	}
 	return err
 }
 
-func (r *onnxReader) within(n, end int64) error {
+// fixed takes a field of 4 or 8 bytes.
+func (r *onnxReader) fixed(kind onnxMessage, number protowire.Number, n, end int64) error {
 	if n > end-r.pos {
 		return errNotProtobuf
+	}
+	if r.list != nil && kind == onnxTensor && (number == onnxFloatData || number == onnxDoubleData) {
+		r.tensor.bytes += n
+		return r.list.hash(r.reader, n)
 	}
 	return r.skip(n)
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"math"
 	"regexp"
+
+	"github.com/herdbook/herdbook/registry"
 )
 
 // The header of a safetensors file: its length as a little-endian uint64, then that many bytes of
@@ -71,6 +73,7 @@ func readSafetensors(w *Weights, r *reader) error {
 	}
 	var count tally
 	var covered uint64
+	begin := 8 + int64(length) // of the tensors
 	seen := map[string]bool{}
 	for d.More() {
 		key, err := d.Token()
@@ -100,6 +103,12 @@ func readSafetensors(w *Weights, r *reader) error {
 		// No more can be covered than there is, unless tensors overlap, which the format forbids.
 		if covered += size; covered > dataBytes {
 			return errors.New("the tensors overlap")
+		}
+		if r.list != nil {
+			found := registry.Tensor{Name: name, Type: t.Type, Shape: t.Shape, SizeBytes: int64(size)}
+			if err := r.list.add(found, begin+int64(t.Offsets[0]), begin+int64(t.Offsets[1])); err != nil {
+				return err
+			}
 		}
 	}
 	if _, err := d.Token(); err != nil {

@@ -189,6 +189,10 @@ type Config struct {
 	// FullShare is the share of the models that a sweep reconciles although their refs look as they did,
 	// so that what a signature does not show is found too; by default 0.01. With less than 0 it is none.
 	FullShare float64
+	// TensorCache keeps the lists of tensors that comparisons need; without one no tensors are compared.
+	TensorCache TensorCache
+	// CompareWait is how long a comparison waits for such lists; by default 2 s.
+	CompareWait time.Duration
 	// Now is the clock, by default time.Now in UTC, cut to microseconds.
 	Now func() time.Time
 }
@@ -197,11 +201,12 @@ type Config struct {
 // follow each other.
 type Service struct {
 	Config
-	gates  *gate.Judge
-	locks  locks
-	uses   uses
-	quotas quotas
-	wake   chan struct{} // pokes the background work; see Run
+	gates   *gate.Judge
+	locks   locks
+	uses    uses
+	quotas  quotas
+	tensors *tensorWork
+	wake    chan struct{} // pokes the background work; see Run
 
 	mu         sync.Mutex
 	active     map[string]func()                 // pushes whose refs may still move, by id -> what ends their use of the model
@@ -232,6 +237,9 @@ func New(c Config) (*Service, error) {
 	if c.FullShare == 0 {
 		c.FullShare = 0.01
 	}
+	if c.CompareWait == 0 {
+		c.CompareWait = 2 * time.Second
+	}
 	if c.Poked == nil {
 		c.Poked = func() {}
 	}
@@ -240,7 +248,7 @@ func New(c Config) (*Service, error) {
 		// is answered after a rebuild.
 		c.Now = func() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 	}
-	return &Service{Config: c, gates: judge, wake: make(chan struct{}, 1), active: map[string]func(){}, signatures: map[string]string{}, unattested: map[string]registry.VersionRecord{}}, nil
+	return &Service{Config: c, gates: judge, tensors: newTensorWork(), wake: make(chan struct{}, 1), active: map[string]func(){}, signatures: map[string]string{}, unattested: map[string]registry.VersionRecord{}}, nil
 }
 
 // Request is who asks for a step, and how to recognise that it was asked before.

@@ -62,7 +62,8 @@ type faults struct {
 	lifecycle.Index
 	lifecycle.Repositories
 	lifecycle.Blobs
-	deployer func(registry.ModelName, string) error
+	deployer    func(registry.ModelName, string) error
+	compareWait time.Duration
 }
 
 // site is a data directory with a Service over it.
@@ -107,6 +108,7 @@ func (s *site) serve(change ...func(*faults)) {
 	var err error
 	s.Service, err = lifecycle.New(lifecycle.Config{
 		Journal: f.Journal, Index: f.Index, Repositories: f.Repositories, Blobs: f.Blobs, Log: s.logger(), Deployer: f.deployer, FullShare: -1,
+		TensorCache: s.data.TensorLists(), CompareWait: f.compareWait,
 		Route: func(registry.Event) []string { return []string{"notify"} },
 	})
 	if err != nil {

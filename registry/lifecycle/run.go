@@ -123,6 +123,7 @@ func (s *Service) Run(ctx context.Context) {
 	var wait sync.WaitGroup
 	images := make(chan struct{}, 1)
 	wait.Go(func() { s.onPoke(ctx, images, "make images", s.BuildImages) })
+	wait.Go(func() { s.ReadTensors(ctx) })
 	wait.Go(func() {
 		s.logged(ctx, "look at the models", s.sweep)
 		tick := time.NewTicker(sweepEvery)

@@ -91,6 +91,7 @@ func Start(tb testing.TB, change ...func(*Config)) *Server {
 	})
 	s.Lifecycle, err = lifecycle.New(lifecycle.Config{
 		Journal: s.Data, Index: s.Data.Index, Repositories: repositories{s.Data.Repositories}, Blobs: content, Log: log, Route: sinks.Route,
+		TensorCache: s.Data.TensorLists(), CompareWait: 50 * time.Millisecond,
 	})
 	if err != nil {
 		tb.Fatal(err)
