@@ -174,6 +174,11 @@ func (c *Client) Evaluate(ctx context.Context, m registry.ModelName, rev string,
 	return r, err
 }
 
+// Evaluations lists the evaluations of the commit that rev names, the oldest first.
+func (c *Client) Evaluations(ctx context.Context, m registry.ModelName, rev string) ([]registry.Evaluation, error) {
+	return all[registry.Evaluation](ctx, c, path(m, "evaluations", rev))
+}
+
 // Gates are the verdicts of all environments on a version.
 func (c *Client) Gates(ctx context.Context, m registry.ModelName, rev string) ([]registry.Verdict, error) {
 	return all[registry.Verdict](ctx, c, path(m, "gates", rev))

@@ -135,6 +135,13 @@ func (c showCommand) Run(ctx context.Context, t terminal) error {
 	if err != nil {
 		return err
 	}
+	if c.JSON {
+		return c.show(t, v, nil)
+	}
+	evaluations, err := server.Evaluations(ctx, m, tag.String())
+	if err != nil {
+		return err
+	}
 	return c.show(t, v, func(w io.Writer) {
 		fmt.Fprintf(w, "Version:\t%s %s, %s\n", v.Model, v.Tag, v.State)
 		fmt.Fprintf(w, "Published:\t%s by %s\n", v.PublishedAt.Format("2006-01-02 15:04"), v.PublishedBy)
@@ -145,6 +152,7 @@ func (c showCommand) Run(ctx context.Context, t terminal) error {
 			fmt.Fprintf(w, "Metrics:\t%s\n", headline(v.Metrics))
 		}
 		fmt.Fprintf(w, "Page:\t%s\n", v.URL)
+		printEvaluations(w, evaluations)
 		for _, p := range v.Pull {
 			fmt.Fprintf(w, "\n%s, by %s:\n", pullTitle(p), p.By)
 			for line := range strings.Lines(p.Text) {
@@ -152,6 +160,28 @@ func (c showCommand) Run(ctx context.Context, t terminal) error {
 			}
 		}
 	})
+}
+
+// maxEvaluationsShown bounds the evaluations that are printed; --json of the API has all.
+const maxEvaluationsShown = 20
+
+// printEvaluations lists the newest evaluations first.
+func printEvaluations(w io.Writer, evaluations []registry.Evaluation) {
+	for i, e := range slices.Backward(evaluations) {
+		if i == len(evaluations)-1 {
+			fmt.Fprintln(w, "\nEvaluations:")
+		}
+		if len(evaluations)-i > maxEvaluationsShown {
+			fmt.Fprintf(w, "  and %d older ones\n", i+1)
+			break
+		}
+		of := strings.Join(slices.DeleteFunc([]string{e.Dataset.Name, e.Dataset.Split, e.Dataset.Slice}, func(s string) bool { return s == "" }), " · ")
+		by := cmp.Or(e.Evaluator, e.RecordedBy)
+		if e.SelfReported {
+			by = "self-reported"
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\n", of, headline(e.Metrics), by)
+	}
 }
 
 // pullTitle says what a way to pull gives, and with which client.
