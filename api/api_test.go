@@ -65,7 +65,7 @@ var notAboutOneModel = []string{
 var values = map[string][]string{
 	":ns": {"acme"}, ":name": {"NAME", "NAME.git"}, ":tag": {"v1.0.0", "v9.9.9"}, ":env": {"staging", "nowhere"},
 	":rev": {"v1.0.0", "main", "env:staging", "branch%3Amain", string(apitest.CommitOf("v1.0.0"))},
-	":oid": {digest.FromString(weights).Encoded()}, ":id": {"0123456789abcdef0123456789abcdef"},
+	":oid": {digest.FromString(weights).Encoded()}, ":digest": {digest.FromString(weights).String(), "x"}, ":id": {"0123456789abcdef0123456789abcdef"},
 }
 
 // concrete fills the parameters of a route in every way; nil when one is not known.
