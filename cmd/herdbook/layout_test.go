@@ -24,6 +24,7 @@ var imports = map[string][]string{
 	"registry/problem":                     {"registry"},
 	"registry/gate":                        {"registry"},
 	"registry/card":                        {"registry"},
+	"registry/results":                     {"registry", "registry/card"},
 	"registry/inspect":                     {"registry"},
 	"registry/modelpack":                   {"registry", "registry/inspect"},
 	"registry/lifecycle":                   {"registry", "registry/access", "registry/gate", "registry/card", "registry/inspect", "registry/modelpack"},
@@ -55,7 +56,7 @@ var imports = map[string][]string{
 	"cmd/herdbook-hook":  {"storage/gitrepo/hook"},
 	"cmd/herdbook-bench": {},
 	"cmd/herdbook": {
-		"registry", "registry/access", "registry/lifecycle", "registry/modelpack", "storage", "storage/blob", "storage/gitrepo", "storage/gitrepo/hook",
+		"registry", "registry/access", "registry/lifecycle", "registry/modelpack", "registry/results", "storage", "storage/blob", "storage/gitrepo", "storage/gitrepo/hook",
 		"api", "api/githttp", "api/lfs", "api/oci", "api/ssh", "api/client", "hooks", "hooks/ocipush", "hooks/webhook", "web",
 	},
 }

@@ -184,7 +184,7 @@ func (r *reporter) result(v value) {
 
 // metric reads one entry of metrics.
 func (r *reporter) metric(to *reported, v value) {
-	kind, title := metricKey(r.text(v, "type")), metricKey(r.text(v, "name"))
+	kind, title := MetricName(r.text(v, "type")), MetricName(r.text(v, "name"))
 	name := cmp.Or(kind, title)
 	if strings.HasPrefix(title, kind+"_") {
 		name = title
@@ -329,8 +329,8 @@ func percent(number float64) float64 {
 
 var underscores = regexp.MustCompile(`__+`)
 
-// metricKey makes a metric's name of what people call it: "Exact Match" is exact_match.
-func metricKey(text string) string {
+// MetricName makes a metric's name of what people call it: "Exact Match" is exact_match.
+func MetricName(text string) string {
 	key := strings.Map(func(r rune) rune {
 		switch {
 		case 'A' <= r && r <= 'Z':
