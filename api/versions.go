@@ -134,6 +134,9 @@ func (s *Server) getVersion(c echo.Context) error {
 	return c.JSON(http.StatusOK, shown)
 }
 
+// CommitHeader names the commit that "rev" stood for when evaluations were listed.
+const CommitHeader = "Herdbook-Commit"
+
 func (s *Server) listEvaluations(c echo.Context) error {
 	m, err := s.model(c, access.Read)
 	if err != nil {
@@ -151,6 +154,7 @@ func (s *Server) listEvaluations(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	c.Response().Header().Set(CommitHeader, string(commit))
 	return answerList(c, items, next)
 }
 
