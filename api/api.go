@@ -186,6 +186,7 @@ func (s *Server) routes() {
 
 	v1 := e.Group("/api/v1")
 	v1.Match(read, "/whoami", s.whoami)
+	v1.Match(read, "/schemas/explanation-v1.json", s.getExplanationSchema)
 	v1.Match(read, "/tokens", s.listTokens)
 	v1.POST("/tokens", s.createToken)
 	v1.DELETE("/tokens/:id", s.revokeToken)

@@ -57,7 +57,7 @@ func loop(s *apitest.Server, name string, visibility registry.Visibility) regist
 
 // notAboutOneModel are the routes whose answer does not depend on a model in the path.
 var notAboutOneModel = []string{
-	"/healthz", "/readyz", "/metrics", "/api/v1/whoami", "/api/v1/models", "/api/v1/events", "/api/v1/deliveries",
+	"/healthz", "/readyz", "/metrics", "/api/v1/whoami", "/api/v1/schemas/explanation-v1.json", "/api/v1/models", "/api/v1/events", "/api/v1/deliveries",
 	"/api/v1/deliveries/:sink/:event/redeliver", "/api/v1/tokens", "/api/v1/tokens/:id", "/api/v1/usage", "/v2", "/v2/", "/v2/token",
 }
 
@@ -508,7 +508,7 @@ func TestMethods(t *testing.T) {
 	s := apitest.Start(t)
 	loop(s, "acme/fraud", registry.Public)
 	for _, target := range []string{
-		"/healthz", "/readyz", "/metrics", "/api/v1/whoami", "/api/v1/models", mainPage, mainPage + "/versions", mainPage + "/versions/v1.0.0",
+		"/healthz", "/readyz", "/metrics", "/api/v1/whoami", "/api/v1/schemas/explanation-v1.json", "/api/v1/models", mainPage, mainPage + "/versions", mainPage + "/versions/v1.0.0",
 		mainPage + "/evaluations/v1.0.0", mainPage + "/gates/v1.0.0", mainPage + "/environments", mainPage + "/environments/staging/history",
 		mainPage + "/lineage/v1.0.0", "/api/v1/models/acme/none", "/v2/", "/v2/acme/fraud/tags/list", "/v2/acme/fraud/manifests/v1.0.0",
 	} {

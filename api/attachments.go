@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"os"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/herdbook/herdbook/api/internal/door"
+	"github.com/herdbook/herdbook/docs/schemas"
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
 )
@@ -85,6 +87,11 @@ func (s *Server) putAttachment(c echo.Context) error {
 			return registry.Invalid("digest", "the body of %d bytes is not %s; send exactly the file of that digest", body.n, d)
 		}
 		return err
+	}
+	if kind, _, err := mime.ParseMediaType(c.Request().Header.Get(echo.HeaderContentType)); err == nil && kind == registry.ExplanationType {
+		if err := s.Lifecycle.CheckExplanation(ctx, d); err != nil {
+			return err // nobody owns what was stored
+		}
 	}
 	// It is complete, so that it does not matter any more whether the client is still there.
 	ctx = context.WithoutCancel(ctx)
@@ -163,4 +170,9 @@ func (s *Server) getAttachment(c echo.Context) error {
 	header.Set("ETag", strconv.Quote(d.String()))
 	http.ServeContent(door.Writer{Response: c.Response()}, c.Request(), "", time.Time{}, content)
 	return nil
+}
+
+// getExplanationSchema serves the JSON Schema of explanations.
+func (s *Server) getExplanationSchema(c echo.Context) error {
+	return c.Blob(http.StatusOK, "application/schema+json", schemas.Explanation)
 }

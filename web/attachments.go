@@ -1,7 +1,10 @@
 package web
 
 import (
+	"cmp"
 	"context"
+	"io"
+	"math"
 	"slices"
 
 	"github.com/herdbook/herdbook/registry"
@@ -12,6 +15,74 @@ type attachmentView struct {
 	registry.Attachment
 	Link    string // where to download it; empty when it is not here
 	Picture bool   // the page shows it
+
+	Explanation []importances // what the page shows of an explanation
+	Method      string        // of it
+	Baseline    string
+}
+
+// importances are the features of an explanation over all classes, or of one.
+type importances struct {
+	Label string // empty over all classes
+	Shown []importance
+	More  int // features that are not shown
+}
+
+// importance is a feature with the size of its bar.
+type importance struct {
+	Name      string
+	Value     float64
+	Std       *float64
+	Magnitude float64 // of the value, as a share of the largest in the table
+}
+
+// Limits of what a page shows of explanations.
+const (
+	maxExplanations = 8 // of one page
+	maxClassesShown = 10
+	maxImportances  = 15 // features of one table, those that matter most
+)
+
+// explain reads an explanation. One that is not any more, because the file was damaged, is offered to be saved only.
+func (p *Pages) explain(ctx context.Context, shown *attachmentView) error {
+	file, err := p.Blobs.Open(ctx, shown.Digest)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, registry.MaxExplanationBytes+1))
+	if err != nil {
+		return err
+	}
+	e, err := registry.ParseExplanation(data)
+	if err != nil {
+		return nil
+	}
+	shown.Method, shown.Baseline = e.Method, e.Baseline
+	if len(e.Features) > 0 {
+		shown.Explanation = append(shown.Explanation, newImportances("", e.Features))
+	}
+	for _, c := range e.Classes[:min(len(e.Classes), maxClassesShown)] {
+		shown.Explanation = append(shown.Explanation, newImportances(c.Label, c.Features))
+	}
+	return nil
+}
+
+// newImportances puts the features that matter most first.
+func newImportances(label string, features []registry.FeatureImportance) importances {
+	table := importances{Label: label}
+	for _, f := range features {
+		table.Shown = append(table.Shown, importance{Name: f.Name, Value: *f.Importance, Std: f.Std})
+	}
+	slices.SortStableFunc(table.Shown, func(a, b importance) int { return cmp.Compare(math.Abs(b.Value), math.Abs(a.Value)) })
+	table.More = max(0, len(table.Shown)-maxImportances)
+	table.Shown = table.Shown[:len(table.Shown)-table.More]
+	if largest := math.Abs(table.Shown[0].Value); largest > 0 {
+		for i := range table.Shown {
+			table.Shown[i].Magnitude = math.Abs(table.Shown[i].Value) / largest
+		}
+	}
+	return table
 }
 
 // Pictures that a page shows; it offers all else to be saved. SVG is left out, because it may be active.
@@ -26,7 +97,7 @@ const (
 // addAttachments says of each evaluation on the page what is attached to it. The model may not have all of it: a clone carries evaluations
 // along and not their attachments.
 func (p *Pages) addAttachments(ctx context.Context, view *versionView) error {
-	left := maxPictures
+	left, explanations := maxPictures, maxExplanations
 	for i := range view.Evaluations {
 		e := &view.Evaluations[i]
 		for _, a := range e.Evaluation.Attachments {
@@ -42,6 +113,12 @@ func (p *Pages) addAttachments(ctx context.Context, view *versionView) error {
 			if shown.Link != "" && slices.Contains(pictures, a.MediaType) && size <= maxPictureBytes && left > 0 {
 				shown.Picture = true
 				left--
+			}
+			if shown.Link != "" && a.MediaType == registry.ExplanationType && explanations > 0 {
+				explanations--
+				if err := p.explain(ctx, &shown); err != nil {
+					return err
+				}
 			}
 			e.Attachments = append(e.Attachments, shown)
 		}

@@ -65,6 +65,7 @@ func (evaluateCommand) Help() string {
 		"With --from, it is that or a list of it, a run or metrics.json of MLflow, what evaluate.save of Hugging Face or the LM Evaluation Harness wrote, a model card " +
 		"with model-index, or a table (CSV, TSV) of predictions with labels, of any length, whose confusion matrix is counted here. What cannot be recorded is left out " +
 		"and named on standard error. The same file for the same commit is recorded once, so that a job may be run again.\n\n" +
+		"An attachment whose name ends in explanation.json says how much each feature matters and is shown as a table: see docs/evaluations.md. " +
 		"An attachment goes to each evaluation of the file; with --slice-column, to that of the whole. It exits 1 when not all was recorded."
 }
 
@@ -276,6 +277,9 @@ func splitType(argument string) (file, mediaType string) {
 // mediaTypeOf is the media type of a file, by its name alone: what the machine has in its tables does not matter.
 func mediaTypeOf(name string) string {
 	name = strings.ToLower(filepath.Base(name))
+	if strings.HasSuffix(name, ".explanation.json") || name == "explanation.json" {
+		return registry.ExplanationType
+	}
 	types := map[string]string{
 		".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".svg": "image/svg+xml", ".gif": "image/gif",
 		".html": "text/html", ".txt": "text/plain", ".log": "text/plain", ".md": "text/markdown", ".csv": "text/csv", ".tsv": "text/tab-separated-values",

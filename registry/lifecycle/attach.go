@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/herdbook/herdbook/registry"
 )
@@ -28,6 +31,38 @@ func (s *Service) attach(ctx context.Context, m registry.Model, e *registry.Eval
 			return registry.Invalid(field+".size_bytes", "the attachment %s has %d bytes, not %d; leave size_bytes out", a.Name, size, a.SizeBytes)
 		}
 		a.SizeBytes = size
+		if a.MediaType != registry.ExplanationType {
+			continue
+		}
+		if err := s.CheckExplanation(ctx, a.Digest); err != nil {
+			var bad *registry.FieldError
+			if errors.As(err, &bad) {
+				return registry.Invalid(field, "the attachment %s is no explanation: %s", a.Name, describe(bad))
+			}
+			return err
+		}
 	}
 	return nil
+}
+
+func describe(e *registry.FieldError) string {
+	if e.Field == "" {
+		return e.Detail
+	}
+	return e.Field + ": " + e.Detail
+}
+
+// CheckExplanation reports what is wrong with content of the store that is said to be an explanation, as a [registry.FieldError].
+func (s *Service) CheckExplanation(ctx context.Context, d digest.Digest) error {
+	content, err := s.Blobs.Get(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	data, err := io.ReadAll(io.LimitReader(content, registry.MaxExplanationBytes+1))
+	if err != nil {
+		return err
+	}
+	_, err = registry.ParseExplanation(data)
+	return err
 }

@@ -25,17 +25,24 @@ func TestAttachments(t *testing.T) {
 	m, other := s.model(fraud), s.model(registry.MustModelName("acme/other"))
 	commit := s.publish(m, "v1.0.0", map[string]string{"README.md": "# Model\n"}).Version.Commit
 	report, elsewhere := s.upload(m, "a report"), s.upload(other, "of another model")
+	good, bad := s.upload(m, `{"method":"shap","features":[{"name":"a","importance":1}]}`), s.upload(m, `{"method":"shap","features":[]}`)
+	explanation := func(d digest.Digest) registry.EvaluationInput {
+		return with(registry.Attachment{Name: "a", MediaType: registry.ExplanationType, Digest: d})
+	}
 	never := digest.FromString("never sent")
 	tests := []struct {
 		name  string
 		in    registry.EvaluationInput
 		field string // to blame; empty when it is recorded
+		bytes int64
 	}{
-		{"uploaded", with(registry.Attachment{Name: "report.txt", Digest: report}), ""},
-		{"uploaded, with its size", with(registry.Attachment{Name: "report.txt", Digest: report, SizeBytes: 8}), ""},
-		{"with another size", with(registry.Attachment{Name: "report.txt", Digest: report, SizeBytes: 9}), "attachments[0].size_bytes"},
-		{"never sent", with(registry.Attachment{Name: "report.txt", Digest: report}, registry.Attachment{Name: "plot.png", Digest: never}), "attachments[1].digest"},
-		{"sent to another model", with(registry.Attachment{Name: "report.txt", Digest: elsewhere}), "attachments[0].digest"},
+		{"uploaded", with(registry.Attachment{Name: "report.txt", Digest: report}), "", 8},
+		{"uploaded, with its size", with(registry.Attachment{Name: "report.txt", Digest: report, SizeBytes: 8}), "", 8},
+		{"an explanation", explanation(good), "", 58},
+		{"no explanation", explanation(bad), "attachments[0]", 0},
+		{"with another size", with(registry.Attachment{Name: "report.txt", Digest: report, SizeBytes: 9}), "attachments[0].size_bytes", 0},
+		{"never sent", with(registry.Attachment{Name: "report.txt", Digest: report}, registry.Attachment{Name: "plot.png", Digest: never}), "attachments[1].digest", 0},
+		{"sent to another model", with(registry.Attachment{Name: "report.txt", Digest: elsewhere}), "attachments[0].digest", 0},
 	}
 	for _, tt := range tests {
 		groups := s.groups()
@@ -44,8 +51,8 @@ func TestAttachments(t *testing.T) {
 		switch {
 		case tt.field == "" && err != nil:
 			t.Errorf("%s: RecordEvaluation = %v", tt.name, err)
-		case tt.field == "" && recorded.Evaluation.Attachments[0].SizeBytes != 8:
-			t.Errorf("%s: recorded with %d bytes, want those of the blob, 8", tt.name, recorded.Evaluation.Attachments[0].SizeBytes)
+		case tt.field == "" && recorded.Evaluation.Attachments[0].SizeBytes != tt.bytes:
+			t.Errorf("%s: recorded with %d bytes, want those of the blob, %d", tt.name, recorded.Evaluation.Attachments[0].SizeBytes, tt.bytes)
 		case tt.field != "" && (!errors.As(err, &bad) || bad.Field != tt.field):
 			t.Errorf("%s: RecordEvaluation = %v, want a field error on %s", tt.name, err, tt.field)
 		case tt.field != "" && s.groups() != groups:
