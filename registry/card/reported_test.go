@@ -71,11 +71,13 @@ func TestReported(t *testing.T) {
 		{"far out of range", of(`{type: accuracy, value: -3}`), nil, "line 7: accuracy is -3, and lies between 0 and 1; it is left out"},
 		{
 			"one out of range, one not", of("{type: accuracy, value: 93.2}\n    - {type: f1, value: 0.5}"),
-			[]registry.EvaluationInput{{Dataset: calls, Metrics: f1}}, "line 7: accuracy is 93.2, and lies between 0 and 1; it is left out; a share of 93.2 % is written as 0.932",
+			[]registry.EvaluationInput{{Dataset: calls, Metrics: f1}},
+			"line 7: accuracy is 93.2, and lies between 0 and 1; it is left out; a share of 93.2 % is written as 0.932",
 		},
 		{
 			"one metric twice", of("{type: f1, value: 0.5}\n    - {type: f1, value: 0.6}"),
-			[]registry.EvaluationInput{{Dataset: calls, Metrics: f1}}, "line 8: f1 on calls is given twice, as 0.5 and as 0.6; the first counts",
+			[]registry.EvaluationInput{{Dataset: calls, Metrics: f1}},
+			"line 8: f1 on calls is given twice, as 0.5 and as 0.6; the first counts",
 		},
 		{"the same twice", of("{type: f1, value: 0.5}\n    - {type: f1, value: 0.5}"), []registry.EvaluationInput{{Dataset: calls, Metrics: f1}}, ""},
 		{"a metric without a name", of("{value: 1}"), nil, "line 7: a metric has no type"},
@@ -89,7 +91,8 @@ func TestReported(t *testing.T) {
 		{"a revision that is a number", with("{type: calls, revision: 12}"), []registry.EvaluationInput{{Dataset: calls, Metrics: f1}}, "line 5: revision holds a number; put it in quotes if it is meant as text"},
 		{
 			"a source that is no address", fenced("model-index:\n- results:\n  - dataset: {type: calls}\n    metrics: [{type: f1, value: 0.5}]\n    source: {url: 'javascript:alert(1)'}\n"),
-			[]registry.EvaluationInput{{Dataset: calls, Metrics: f1}}, "line 6: the url of a source is not an http or https address",
+			[]registry.EvaluationInput{{Dataset: calls, Metrics: f1}},
+			"line 6: the url of a source is not an http or https address",
 		},
 	}
 	for _, tt := range tests {
@@ -135,7 +138,8 @@ func TestReportedFile(t *testing.T) {
 					Harness: &registry.Harness{Name: "SWE-Bench official evaluation"}, SourceURL: "https://www.swebench.com/",
 				},
 				{Dataset: registry.Dataset{Name: "gsm8k", Slice: "default"}, Metrics: map[string]float64{"score": 0.5}},
-			}, "",
+			},
+			"",
 		},
 		{"no dataset", "- value: 1\n", nil, "line 1: an entry names no dataset; give it a dataset with an id"},
 		{"no value", "- dataset: {id: a}\n", nil, "line 1: score has nothing where a number belongs; it is left out"},
