@@ -325,7 +325,8 @@ func uploadAll(ctx context.Context, t terminal, server *client.Client, m registr
 		if err != nil {
 			return err
 		}
-		err = server.Attach(ctx, m, a.Attachment, &metered{Reader: f, view: v, step: "upload " + a.Name, total: a.SizeBytes})
+		// No more than was hashed: of a file that grew meanwhile the server gets what it is told.
+		err = server.Attach(ctx, m, a.Attachment, &metered{Reader: io.LimitReader(f, a.SizeBytes), view: v, step: "upload " + a.Name, total: a.SizeBytes})
 		if err := errors.Join(err, f.Close()); err != nil {
 			return fmt.Errorf("attachment %s: %w", a.path, err)
 		}
