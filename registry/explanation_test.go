@@ -126,3 +126,18 @@ func FuzzParseExplanation(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkParseExplanation reads an explanation of the most features.
+func BenchmarkParseExplanation(b *testing.B) {
+	var list strings.Builder
+	for i := range registry.MaxExplanationFeatures {
+		fmt.Fprintf(&list, `,{"name":"feature %d","importance":0.25,"std":0.01}`, i)
+	}
+	data := []byte(`{"method":"shap","features":[` + list.String()[1:] + `]}`)
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		if _, err := registry.ParseExplanation(data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -38,25 +38,27 @@ type importance struct {
 
 // Limits of what a page shows of explanations.
 const (
-	maxExplanations = 8 // of one page
-	maxClassesShown = 10
-	maxImportances  = 15 // features of one table, those that matter most
+	maxExplanations     = 8       // of one page
+	maxExplanationBytes = 2 << 20 // longer ones are offered to be saved only
+	maxClassesShown     = 10
+	maxImportances      = 15 // features of one table, those that matter most
 )
 
-// explain reads an explanation. One that is not any more, because the file was damaged, is offered to be saved only.
-func (p *Pages) explain(ctx context.Context, shown *attachmentView) error {
+// explain reads an explanation. One that cannot be read, such as one that was lost, is offered to be saved like any other file: the page
+// is there all the same.
+func (p *Pages) explain(ctx context.Context, shown *attachmentView) {
 	file, err := p.Blobs.Open(ctx, shown.Digest)
 	if err != nil {
-		return err
+		return
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, registry.MaxExplanationBytes+1))
+	data, err := io.ReadAll(io.LimitReader(file, maxExplanationBytes))
 	if err != nil {
-		return err
+		return
 	}
 	e, err := registry.ParseExplanation(data)
 	if err != nil {
-		return nil
+		return
 	}
 	shown.Method, shown.Baseline = e.Method, e.Baseline
 	if len(e.Features) > 0 {
@@ -65,7 +67,6 @@ func (p *Pages) explain(ctx context.Context, shown *attachmentView) error {
 	for _, c := range e.Classes[:min(len(e.Classes), maxClassesShown)] {
 		shown.Explanation = append(shown.Explanation, newImportances(c.Label, c.Features))
 	}
-	return nil
 }
 
 // newImportances puts the features that matter most first.
@@ -114,11 +115,9 @@ func (p *Pages) addAttachments(ctx context.Context, view *versionView) error {
 				shown.Picture = true
 				left--
 			}
-			if shown.Link != "" && a.MediaType == registry.ExplanationType && explanations > 0 {
+			if shown.Link != "" && a.MediaType == registry.ExplanationType && size <= maxExplanationBytes && explanations > 0 {
 				explanations--
-				if err := p.explain(ctx, &shown); err != nil {
-					return err
-				}
+				p.explain(ctx, &shown)
 			}
 			e.Attachments = append(e.Attachments, shown)
 		}
