@@ -39,6 +39,7 @@ type modelQueries interface {
 	ModelByName(ctx context.Context, name registry.ModelName) (registry.Model, error)
 	Models(ctx context.Context, id access.Identity, at registry.Page) ([]registry.Model, string, error)
 	Refs(ctx context.Context, modelID string) (map[string]registry.AnnouncedRef, error)
+	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
 	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
 }
 
@@ -118,6 +119,7 @@ type Config struct {
 	Lifecycle *lifecycle.Service
 	Commits   Commits
 	Store     Store
+	Content   Content
 	Sinks     Redeliverer
 	Doors     []Door
 	Pages     Pages // may be nil: then errors are always JSON
@@ -133,11 +135,17 @@ type Config struct {
 	// other ones in each process.
 	PositionKey []byte
 
+	// MaxAttachmentBytes is the largest attachment; by default 64 MiB.
+	MaxAttachmentBytes int64
+
 	// Patience is how long a client may send nothing in the middle of a body; by default one
 	// minute.
 	Patience time.Duration
 	Version  string
 }
+
+// DefaultMaxAttachmentBytes is the default of Config.MaxAttachmentBytes.
+const DefaultMaxAttachmentBytes = 64 << 20
 
 // Server answers requests.
 type Server struct {
@@ -152,6 +160,9 @@ type Server struct {
 func New(c Config) *Server {
 	if c.Patience == 0 {
 		c.Patience = time.Minute
+	}
+	if c.MaxAttachmentBytes == 0 {
+		c.MaxAttachmentBytes = DefaultMaxAttachmentBytes
 	}
 	s := &Server{Config: c, echo: echo.New(), metrics: newRequestMetrics(c.Metrics), positions: newPositions(c.PositionKey)}
 	s.auth = &auth.Authenticator{Tokens: c.Index, AnonymousRead: c.AnonymousRead, NoAuth: c.NoAuth}
@@ -199,6 +210,8 @@ func (s *Server) routes() {
 	m.POST("/versions/:tag/state", s.setState)
 	m.Match(read, "/evaluations/:rev", s.listEvaluations)
 	m.POST("/evaluations/:rev", s.recordEvaluation)
+	m.Match(read, "/attachments/:digest", s.getAttachment)
+	m.PUT("/attachments/:digest", s.putAttachment)
 	m.Match(read, "/gates/:rev", s.getGates)
 	m.POST("/policy/check", s.tryPolicy)
 	m.Match(read, "/environments", s.listEnvironments)

@@ -65,7 +65,7 @@ var notAboutOneModel = []string{
 var values = map[string][]string{
 	":ns": {"acme"}, ":name": {"NAME", "NAME.git"}, ":tag": {"v1.0.0", "v9.9.9"}, ":env": {"staging", "nowhere"},
 	":rev": {"v1.0.0", "main", "env:staging", "branch%3Amain", string(apitest.CommitOf("v1.0.0"))},
-	":oid": {digest.FromString(weights).Encoded()}, ":id": {"0123456789abcdef0123456789abcdef"}, ":revs": {"v1.0.0...v1.1.0", "branch%3Amain...env%3Astaging", "v1.0.0"},
+	":oid": {digest.FromString(weights).Encoded()}, ":digest": {digest.FromString(weights).String(), "x"}, ":id": {"0123456789abcdef0123456789abcdef"}, ":revs": {"v1.0.0...v1.1.0", "branch%3Amain...env%3Astaging", "v1.0.0"},
 }
 
 // concrete fills the parameters of a route in every way; nil when one is not known.
@@ -512,7 +512,7 @@ func TestMethods(t *testing.T) {
 	s := apitest.Start(t)
 	loop(s, "acme/fraud", registry.Public)
 	for _, target := range []string{
-		"/healthz", "/readyz", "/metrics", "/api/v1/whoami", "/api/v1/models", mainPage, mainPage + "/versions", mainPage + "/versions/v1.0.0",
+		"/healthz", "/readyz", "/metrics", "/api/v1/whoami", "/api/v1/schemas/explanation-v1.json", "/api/v1/models", mainPage, mainPage + "/versions", mainPage + "/versions/v1.0.0",
 		mainPage + "/evaluations/v1.0.0", mainPage + "/gates/v1.0.0", mainPage + "/environments", mainPage + "/environments/staging/history",
 		mainPage + "/lineage/v1.0.0", "/api/v1/models/acme/none", "/v2/", "/v2/acme/fraud/tags/list", "/v2/acme/fraud/manifests/v1.0.0",
 	} {

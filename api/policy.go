@@ -6,9 +6,9 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/herdbook/herdbook/api/internal/door"
+	"github.com/herdbook/herdbook/docs/schemas"
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
-	"github.com/herdbook/herdbook/registry/card"
 	"github.com/herdbook/herdbook/registry/lifecycle"
 )
 
@@ -46,12 +46,12 @@ func (s *Server) tryPolicy(c echo.Context) error {
 	return c.JSON(http.StatusOK, PolicyOutcome{run.Warnings, run.Versions})
 }
 
-// schemas are the JSON Schemas that the server publishes, by name.
-var schemas = map[string][]byte{"policy-v1.json": card.PolicySchema}
+// published are the JSON Schemas that the server gives out, by name.
+var published = map[string][]byte{"policy-v1.json": schemas.Policy, "explanation-v1.json": schemas.Explanation}
 
 // getSchema needs no token: what it tells is not the server's secret but in its documentation.
 func (s *Server) getSchema(c echo.Context) error {
-	schema, ok := schemas[c.Param("schema")]
+	schema, ok := published[c.Param("schema")]
 	if !ok {
 		return registry.ErrNotFound
 	}

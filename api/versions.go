@@ -195,6 +195,9 @@ func (s *Server) listStates(c echo.Context) error {
 	return answerList(c, changes, "")
 }
 
+// CommitHeader names the commit that "rev" stood for when evaluations were listed.
+const CommitHeader = "Herdbook-Commit"
+
 func (s *Server) listEvaluations(c echo.Context) error {
 	m, err := s.model(c, access.Read)
 	if err != nil {
@@ -215,6 +218,7 @@ func (s *Server) listEvaluations(c echo.Context) error {
 	for i := range items {
 		items[i] = items[i].Brief()
 	}
+	c.Response().Header().Set(CommitHeader, string(commit))
 	return answerList(c, items, next)
 }
 

@@ -183,18 +183,31 @@ func (in *EvaluationInput) checkMetrics() error {
 		return Invalid("metrics", "an evaluation has at most %d metrics, got %d", MaxMetrics, len(in.Metrics))
 	}
 	for _, name := range sortedKeys(in.Metrics) {
-		value := in.Metrics[name]
-		if !metricName.MatchString(name) {
-			return Invalid("metrics", "%q is not a metric's name: a letter, then at most 63 letters, digits or any of _ . @ / -", clip(name))
-		}
-		if math.IsNaN(value) || math.IsInf(value, 0) {
-			return Invalid("metrics."+name, "%s is not a finite number", name)
-		}
-		if low, known := lowest[name]; known && (value < low || value > 1) {
-			return Invalid("metrics."+name, "%s is %v, and lies between %v and 1", name, value, low)
+		if err := CheckMetric(name, in.Metrics[name]); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// CheckMetric says why an evaluation cannot have a metric of that name and value, or nil. The error is a [FieldError].
+func CheckMetric(name string, value float64) error {
+	if !metricName.MatchString(name) {
+		return Invalid("metrics", "%q is not a metric's name: a letter, then at most 63 letters, digits or any of _ . @ / -", clip(name))
+	}
+	if math.IsNaN(value) || math.IsInf(value, 0) {
+		return Invalid("metrics."+name, "%s is not a finite number", name)
+	}
+	if low, known := lowest[name]; known && (value < low || value > 1) {
+		return Invalid("metrics."+name, "%s is %v, and lies between %v and 1", name, value, low)
+	}
+	return nil
+}
+
+// LowestOf is the lowest value of a metric whose highest is 1, if its range is known.
+func LowestOf(name string) (low float64, known bool) {
+	low, known = lowest[name]
+	return low, known
 }
 
 // lowest value of the metrics whose range is known; the highest is 1.

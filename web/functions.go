@@ -22,7 +22,7 @@ var functions = template.FuncMap{
 	"exact":      func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	"size":       size,
 	"number":     number,
-	"percent":    func(share float64) string { return strconv.FormatFloat(100*share, 'g', 4, 64) + " %" },
+	"level":      func(share float64) string { return strconv.FormatFloat(100*share, 'g', 4, 64) + " %" },
 	"grouped":    grouped,
 	"short":      short,
 	"values":     values,

@@ -51,7 +51,7 @@ func (p *Pages) version(c echo.Context) error {
 	for _, f := range v.Version.Files {
 		view.TotalBytes += f.SizeBytes
 	}
-	for _, add := range []func(context.Context, *versionView) error{p.addVerdicts, p.addEvaluations, p.addHistory, p.addVersionCard} {
+	for _, add := range []func(context.Context, *versionView) error{p.addVerdicts, p.addEvaluations, p.addAttachments, p.addHistory, p.addVersionCard} {
 		if err := add(ctx, &view); err != nil {
 			return err
 		}
@@ -132,6 +132,7 @@ type evaluationView struct {
 	First, Rest []metric    // in order; Rest is folded
 	Rows        []matrixRow // empty when there is no matrix or it is too large
 	Link        string      // of the program that evaluated, when it can be followed
+	Attachments []attachmentView
 }
 
 type matrixRow struct {

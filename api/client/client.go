@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -49,25 +50,45 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 
 // call does what Do does, and gives the path of the next page of a list.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) (next string, err error) {
+	header, err := c.send(ctx, method, path, nil, in, out)
+	return nextPage(header), err
+}
+
+// send does what Do does with more header fields, and gives those of the answer.
+func (c *Client) send(ctx context.Context, method, path string, header http.Header, in, out any) (http.Header, error) {
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		body = bytes.NewReader(data)
 	}
-	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.URL, "/")+"/api/v1"+path, body)
+	r, err := c.request(ctx, method, path, body)
 	if err != nil {
-		return "", fmt.Errorf("address of the server: %w", err)
+		return nil, err
 	}
-	r.Header.Set("Accept", "application/json")
+	maps.Copy(r.Header, header)
 	if in != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
+	return c.answer(r, out)
+}
+
+func (c *Client) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.URL, "/")+"/api/v1"+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("address of the server: %w", err)
+	}
+	r.Header.Set("Accept", "application/json")
 	if c.Token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.Token)
 	}
+	return r, nil
+}
+
+// answer sends a request and reads what is answered into out.
+func (c *Client) answer(r *http.Request, out any) (http.Header, error) {
 	client := c.HTTP
 	if client == nil {
 		client = http.DefaultClient
@@ -78,23 +99,23 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) (ne
 		if errors.As(err, &in) {
 			err = in.Err // without the method and the path
 		}
-		return "", fmt.Errorf("the server at %s cannot be reached: %w", c.URL, err)
+		return nil, fmt.Errorf("the server at %s cannot be reached: %w", c.URL, err)
 	}
 	defer answer.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswerBytes))
 	if err != nil {
-		return "", fmt.Errorf("read the server's answer: %w", err)
+		return nil, fmt.Errorf("read the server's answer: %w", err)
 	}
 	if answer.StatusCode > 299 {
-		return "", failure(answer, data)
+		return nil, failure(answer, data)
 	}
 	if out == nil || len(data) == 0 {
-		return "", nil
+		return answer.Header, nil
 	}
 	if err := json.Unmarshal(data, out); err != nil {
-		return "", fmt.Errorf("read the server's answer: %w", err)
+		return nil, fmt.Errorf("read the server's answer: %w", err)
 	}
-	return nextPage(answer.Header), nil
+	return answer.Header, nil
 }
 
 // nextPage is where a list goes on, below /api/v1. Source: RFC 8288, section 3.
@@ -173,6 +194,42 @@ func (c *Client) Evaluate(ctx context.Context, m registry.ModelName, rev string,
 	var r api.Recorded
 	err := c.Do(ctx, http.MethodPost, path(m, "evaluations", rev), evaluation, &r)
 	return r, err
+}
+
+// EvaluateOnce is Evaluate under a key: the same evaluation under the same key is recorded once, however often it is sent.
+func (c *Client) EvaluateOnce(ctx context.Context, m registry.ModelName, rev, key string, evaluation json.RawMessage) (api.Recorded, error) {
+	var r api.Recorded
+	_, err := c.send(ctx, http.MethodPost, path(m, "evaluations", rev), http.Header{"Idempotency-Key": {key}}, evaluation, &r)
+	return r, err
+}
+
+// Commit is the commit that rev names.
+func (c *Client) Commit(ctx context.Context, m registry.ModelName, rev string) (registry.ObjectID, error) {
+	header, err := c.send(ctx, http.MethodGet, path(m, "evaluations", rev)+"?limit=1", nil, nil, nil)
+	if err != nil {
+		return "", err
+	}
+	return registry.ParseObjectID(header.Get(api.CommitHeader))
+}
+
+// Attach uploads a file that an evaluation will name. The media type says what is checked of it.
+func (c *Client) Attach(ctx context.Context, m registry.ModelName, a registry.Attachment, content io.Reader) error {
+	r, err := c.request(ctx, http.MethodPut, path(m, "attachments", a.Digest.String()), content)
+	if err != nil {
+		return err
+	}
+	r.ContentLength = a.SizeBytes
+	if a.SizeBytes == 0 {
+		r.Body = http.NoBody
+	}
+	r.Header.Set("Content-Type", a.MediaType)
+	_, err = c.answer(r, nil)
+	return err
+}
+
+// Evaluations lists the evaluations of the commit that rev names, the oldest first.
+func (c *Client) Evaluations(ctx context.Context, m registry.ModelName, rev string) ([]registry.Evaluation, error) {
+	return all[registry.Evaluation](ctx, c, path(m, "evaluations", rev))
 }
 
 // Gates are the verdicts of all environments on a version.

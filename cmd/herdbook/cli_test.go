@@ -90,6 +90,7 @@ func TestExamplesParse(t *testing.T) {
 		_, examples, _ := strings.Cut(help, "Example")
 		for _, m := range example.FindAllStringSubmatch(examples, -1) {
 			line, _, _ := strings.Cut(strings.ReplaceAll(m[1], `> "${fpath[1]}/_herdbook"`, ""), " | ")
+			line, _, _ = strings.Cut(line, " > ")
 			fields := regexp.MustCompile(`'[^']*'|\S+`).FindAllString(line, -1)
 			for i, f := range fields {
 				fields[i] = strings.Trim(f, "'")

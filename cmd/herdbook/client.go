@@ -137,6 +137,13 @@ func (c showCommand) Run(ctx context.Context, t terminal) error {
 	if err != nil {
 		return err
 	}
+	if c.JSON {
+		return c.show(t, v, nil)
+	}
+	evaluations, err := server.Evaluations(ctx, m, tag.String())
+	if err != nil {
+		return err
+	}
 	return c.show(t, v, func(w io.Writer) {
 		fmt.Fprintf(w, "Version:\t%s %s, %s\n", v.Model, v.Tag, v.State)
 		if s := v.Changed; s != nil {
@@ -150,6 +157,7 @@ func (c showCommand) Run(ctx context.Context, t terminal) error {
 			fmt.Fprintf(w, "Metrics:\t%s\n", headline(v.Metrics, v.Intervals))
 		}
 		fmt.Fprintf(w, "Page:\t%s\n", v.URL)
+		printEvaluations(w, evaluations)
 		for _, p := range v.Pull {
 			fmt.Fprintf(w, "\n%s, by %s:\n", pullTitle(p), p.By)
 			for line := range strings.Lines(p.Text) {
@@ -157,6 +165,27 @@ func (c showCommand) Run(ctx context.Context, t terminal) error {
 			}
 		}
 	})
+}
+
+// maxEvaluationsShown bounds the evaluations that are printed; --json of the API has all.
+const maxEvaluationsShown = 20
+
+// printEvaluations lists the newest evaluations first.
+func printEvaluations(w io.Writer, evaluations []registry.Evaluation) {
+	for i, e := range slices.Backward(evaluations) {
+		if i == len(evaluations)-1 {
+			fmt.Fprintln(w, "\nEvaluations:")
+		}
+		if len(evaluations)-i > maxEvaluationsShown {
+			fmt.Fprintf(w, "  and %d older ones\n", i+1)
+			break
+		}
+		by := cmp.Or(e.Evaluator, e.RecordedBy)
+		if e.SelfReported {
+			by = "self-reported"
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\n", datasetLine(e.Dataset), headline(e.Metrics, e.Intervals), by)
+	}
 }
 
 // pullTitle says what a way to pull gives, and with which client.
@@ -189,67 +218,6 @@ func headline(metrics map[string]float64, intervals map[string]registry.Interval
 		}
 	}
 	return strings.Join(shown, ", ")
-}
-
-type evaluateCommand struct {
-	Model string `arg:"" help:"NAMESPACE/NAME."`
-	Rev   string `arg:"" help:"Version, commit, env:NAME or branch:NAME."`
-	File  string `name:"file" short:"f" required:"" help:"File with the evaluation as JSON; - reads it from standard input." placeholder:"FILE"`
-	remote
-}
-
-// Help describes the command.
-func (evaluateCommand) Help() string {
-	return "It writes to the server: an evaluation of the commit, and what the gates promote because of it.\n\nExample:\n\n" +
-		"  herdbook evaluate acme/fraud v1.0.0 --file evaluation.json\n\nThe file holds a dataset and metrics, a confusion matrix or both:\n\n" +
-		`  {"dataset": {"name": "calls-2026", "split": "test"},` + "\n" +
-		`   "confusion": {"labels": ["fraud", "ok"], "positive": "fraud", "matrix": [[80, 10], [20, 90]]}}`
-}
-
-// Run records an evaluation.
-func (c evaluateCommand) Run(ctx context.Context, t terminal) error {
-	m, err := registry.ParseModelName(c.Model)
-	if err != nil {
-		return err
-	}
-	data, err := c.read(t)
-	if err != nil {
-		return err
-	}
-	if !json.Valid(data) {
-		return fmt.Errorf("%s is not JSON", c.File)
-	}
-	server, err := c.connect()
-	if err != nil {
-		return err
-	}
-	recorded, err := server.Evaluate(ctx, m, c.Rev, data)
-	if err != nil {
-		return err
-	}
-	return c.show(t, recorded, func(w io.Writer) {
-		fmt.Fprintf(w, "recorded %s for %s at %s\n", recorded.ID, m, recorded.Commit)
-		for _, name := range slices.Sorted(maps.Keys(recorded.Metrics)) {
-			fmt.Fprintf(w, "  %s\t%.6g", name, recorded.Metrics[name])
-			if in, ok := recorded.Intervals[name]; ok {
-				fmt.Fprintf(w, "\t%s", in)
-			}
-			fmt.Fprintln(w)
-		}
-		for _, v := range recorded.Verdicts {
-			fmt.Fprintf(w, "%s in %s: %s\n", v.Version, v.Environment, verdictLine(v.Verdict))
-		}
-		for _, p := range recorded.Promoted {
-			fmt.Fprintf(w, "%s was promoted to %s\n", p.Version, p.Environment)
-		}
-	})
-}
-
-func (c evaluateCommand) read(t terminal) ([]byte, error) {
-	if c.File == "-" {
-		return io.ReadAll(t.in)
-	}
-	return os.ReadFile(c.File)
 }
 
 func verdictLine(v registry.Verdict) string {

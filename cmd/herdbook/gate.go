@@ -34,7 +34,10 @@ type gateShowCommand struct {
 }
 
 // Help describes the command.
-func (gateShowCommand) Help() string { return gateCommand{}.Help() }
+func (gateShowCommand) Help() string {
+	return "It changes nothing. It exits 1 when a gate is closed. The word 'show' can be left out.\n\nExamples:\n\n" +
+		"  herdbook gate show acme/fraud v1.0.0\n  herdbook gate acme/fraud v1.0.0 --env production --facts > decision.json"
+}
 
 // Run shows verdicts.
 func (c gateShowCommand) Run(ctx context.Context, t terminal) error {

@@ -18,6 +18,11 @@ type policyCommand struct {
 	Check policyCheckCommand `cmd:"" help:"Check a herdbook.yaml, and tell what it would mean."`
 }
 
+// Help describes the command.
+func (policyCommand) Help() string {
+	return "It changes nothing.\n\nExample:\n\n  herdbook policy check herdbook.yaml --model acme/fraud"
+}
+
 type policyCheckCommand struct {
 	File    string `arg:"" optional:"" default:"herdbook.yaml" help:"The policy; - reads it from standard input."`
 	Model   string `name:"model" help:"Also ask the server what it would mean for this model." placeholder:"NAMESPACE/NAME"`

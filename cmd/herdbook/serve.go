@@ -247,9 +247,9 @@ func (s *server) assemble() error {
 		return fmt.Errorf("pages: %w", err)
 	}
 	s.handler = api.New(api.Config{
-		Index: index, Lifecycle: s.lifecycle, Commits: repositories{s.data.Repositories}, Store: s.data.Blobs, Sinks: s.dispatcher, Pages: pages,
+		Index: index, Lifecycle: s.lifecycle, Commits: repositories{s.data.Repositories}, Store: s.data.Blobs, Content: uploads{content}, Sinks: s.dispatcher, Pages: pages,
 		Log: s.log, Metrics: metrics, Ready: s.data.Ready, PublicURL: s.public,
-		AnonymousRead: s.AnonymousRead == "on", NoAuth: s.InsecureNoAuth, PositionKey: positionKey, Version: programVersion(),
+		AnonymousRead: s.AnonymousRead == "on", NoAuth: s.InsecureNoAuth, PositionKey: positionKey, Version: programVersion(), MaxAttachmentBytes: s.MaxAttachment,
 		Doors: []api.Door{
 			githttp.New(githttp.Config{
 				Models: index, Lifecycle: s.lifecycle, Transport: transport{s.data.Repositories, s.log},

@@ -23,6 +23,7 @@ import (
 	"github.com/knadh/koanf/providers/file"
 	"github.com/knadh/koanf/v2"
 
+	"github.com/herdbook/herdbook/api"
 	"github.com/herdbook/herdbook/hooks/ocipush"
 	"github.com/herdbook/herdbook/registry"
 )
@@ -39,6 +40,7 @@ type settings struct {
 	DefaultVisibility string         `koanf:"default_visibility"`
 	MaxPlainBytes     int64          `koanf:"max_plain_bytes"`
 	MaxPushBytes      int64          `koanf:"max_push_bytes"`
+	MaxAttachment     int64          `koanf:"max_attachment_bytes"`
 	LFSBatchRate      int            `koanf:"lfs_batch_rate"` // requests a minute of one caller; 0 is any number
 	VerifyOnRead      bool           `koanf:"verify_on_read"`
 	ScrubPeriod       string         `koanf:"scrub_period"` // a duration; 0 reads nothing
@@ -85,7 +87,7 @@ type hookSettings struct {
 func defaults() map[string]any {
 	return map[string]any{
 		"listen": "127.0.0.1:8080", "data": "./herdbook-data", "anonymous_read": "auto",
-		"default_visibility": string(registry.Public), "max_plain_bytes": 10 << 20, "max_push_bytes": 4 << 30, "lfs_batch_rate": 1200, "verify_on_read": false, "scrub_period": "720h", "log_level": "info",
+		"default_visibility": string(registry.Public), "max_plain_bytes": 10 << 20, "max_push_bytes": 4 << 30, "max_attachment_bytes": api.DefaultMaxAttachmentBytes, "lfs_batch_rate": 1200, "verify_on_read": false, "scrub_period": "720h", "log_level": "info",
 	}
 }
 
@@ -175,6 +177,9 @@ func (s *settings) check() error {
 	}
 	if s.MaxPlainBytes < 1 || s.MaxPushBytes < 1 {
 		return errors.New("max_plain_bytes and max_push_bytes are numbers of bytes, 1 or more")
+	}
+	if s.MaxAttachment < 1 {
+		return errors.New("max_attachment_bytes is a number of bytes, 1 or more")
 	}
 	if s.LFSBatchRate < 0 {
 		return errors.New("lfs_batch_rate is a number of requests a minute, or 0 for no limit")

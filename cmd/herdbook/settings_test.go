@@ -56,8 +56,8 @@ func TestSettingsDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(s.Listen, s.Data, s.PublicURL, s.AnonymousRead, s.InsecureNoAuth, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LFSBatchRate, s.VerifyOnRead, s.scrubPeriod, s.quotas, s.LogLevel, s.Hooks)
-	if want := fmt.Sprint("127.0.0.1:8080", "./herdbook-data", "", "on", false, "public", 10<<20, int64(4)<<30, 1200, false, 720*time.Hour, []registry.Quota(nil), "info", []hookSettings(nil)); got != want {
+	got := fmt.Sprint(s.Listen, s.Data, s.PublicURL, s.AnonymousRead, s.InsecureNoAuth, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.MaxAttachment, s.LFSBatchRate, s.VerifyOnRead, s.scrubPeriod, s.quotas, s.LogLevel, s.Hooks)
+	if want := fmt.Sprint("127.0.0.1:8080", "./herdbook-data", "", "on", false, "public", 10<<20, int64(4)<<30, 64<<20, 1200, false, 720*time.Hour, []registry.Quota(nil), "info", []hookSettings(nil)); got != want {
 		t.Errorf("defaults = %s, want %s as docs/operations.md says", got, want)
 	}
 }
@@ -71,6 +71,7 @@ anonymous_read: auto
 default_visibility: private
 max_plain_bytes: 1024
 max_push_bytes: 1048576
+max_attachment_bytes: 4096
 lfs_batch_rate: 60
 verify_on_read: true
 scrub_period: 24h
@@ -104,8 +105,8 @@ hooks:
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(s.Listen, s.Data, s.public, s.AnonymousRead, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.LFSBatchRate, s.VerifyOnRead, s.scrubPeriod, s.quotas, s.LogLevel, s.Hooks)
-	want := fmt.Sprint("0.0.0.0:9000", "/srv/herdbook", "https://models.example.org/", "off", "private", 2048, 1048576, 60, true, 24*time.Hour, []registry.Quota{{Models: "acme/*", Bytes: 2 << 30}}, "warn",
+	got := fmt.Sprint(s.Listen, s.Data, s.public, s.AnonymousRead, s.DefaultVisibility, s.MaxPlainBytes, s.MaxPushBytes, s.MaxAttachment, s.LFSBatchRate, s.VerifyOnRead, s.scrubPeriod, s.quotas, s.LogLevel, s.Hooks)
+	want := fmt.Sprint("0.0.0.0:9000", "/srv/herdbook", "https://models.example.org/", "off", "private", 2048, 1048576, 4096, 60, true, 24*time.Hour, []registry.Quota{{Models: "acme/*", Bytes: 2 << 30}}, "warn",
 		[]hookSettings{{
 			Name: "notify", Type: "webhook", URL: "https://ops.example.org/hook", SecretFile: "/etc/secret", AllowPrivate: true, Models: []string{"acme/*"}, Events: []string{"environment.promoted"},
 		}, {
@@ -134,6 +135,7 @@ func TestSettingsRefused(t *testing.T) {
 		{"wrong type", "max_plain_bytes: many", "max_plain_bytes", nil},
 		{"no bytes", "max_plain_bytes: 0", "max_plain_bytes", nil},
 		{"less than none", "max_push_bytes: -1", "max_push_bytes", nil},
+		{"no bytes of an attachment", "max_attachment_bytes: 0", "max_attachment_bytes", nil},
 		{"less than no requests", "lfs_batch_rate: -1", "lfs_batch_rate", nil},
 		{"no time", "scrub_period: month", "scrub_period", nil},
 		{"less than no time", "scrub_period: -1h", "scrub_period", nil},

@@ -1,7 +1,6 @@
 package card
 
 import (
-	_ "embed"
 	"fmt"
 	"regexp"
 	"slices"
@@ -13,12 +12,6 @@ import (
 
 	"github.com/herdbook/herdbook/registry"
 )
-
-// PolicySchema describes herdbook.yaml for editors and other programs, as a JSON Schema (draft 2020-12). What [ParsePolicy] takes it takes; it does not
-// know CEL, nor that "after" names an environment that stands above.
-//
-//go:embed policy-v1.json
-var PolicySchema []byte
 
 // Limits of a policy.
 const (

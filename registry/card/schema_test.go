@@ -5,11 +5,13 @@ import (
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/herdbook/herdbook/docs/schemas"
 )
 
 // The schema of a policy takes what ParsePolicy takes, and refuses what an editor should underline.
 func TestPolicySchema(t *testing.T) {
-	parsed, err := jsonschema.UnmarshalJSON(bytes.NewReader(PolicySchema))
+	parsed, err := jsonschema.UnmarshalJSON(bytes.NewReader(schemas.Policy))
 	if err != nil {
 		t.Fatal(err)
 	}

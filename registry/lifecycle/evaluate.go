@@ -42,14 +42,22 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 	if err != nil {
 		return Recorded{}, err
 	}
+	if len(e.Attachments) > 0 { // nobody lets go of them meanwhile
+		use := s.uses.of(m.ID)
+		use.RLock()
+		defer use.RUnlock()
+	}
 	unlock := s.locks.lock(m.ID)
 	defer unlock()
+	missing := s.attach(ctx, m, &e)
 	before, err := s.Index.EvaluationByID(ctx, m.ID, e.ID)
 	switch {
 	case err == nil:
 		return Recorded{Evaluation: before}, sameEvaluation(before, e)
 	case !errors.Is(err, registry.ErrNotFound):
 		return Recorded{}, err
+	case missing != nil:
+		return Recorded{}, missing
 	}
 	versions, err := s.Index.VersionsAt(ctx, m.ID, commit)
 	if err != nil {

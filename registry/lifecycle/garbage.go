@@ -171,7 +171,7 @@ func (s *Service) releaseRepository(ctx context.Context, repository registry.Rep
 
 // letGo unlinks what nothing names and nobody has sent since a time. Its owner is not in use: nobody sends anything to it.
 func (s *Service) letGo(ctx context.Context, unnamed *unnamed, before time.Time) ([]registry.LinkedBlob, error) {
-	if err := s.keepManifests(ctx, unnamed); err != nil { // that came since
+	if err := errors.Join(s.keepManifests(ctx, unnamed), s.keepAttachments(ctx, unnamed)); err != nil { // that came since
 		return nil, err
 	}
 	unused, err := s.unusedSince(ctx, unnamed, before)
@@ -246,15 +246,8 @@ func (s *Service) unnamed(ctx context.Context, m registry.Model, repo Repository
 	if err := s.keepManifests(ctx, found); err != nil {
 		return nil, err
 	}
-	attachments, err := s.Index.AttachmentsOf(ctx, m.ID)
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range attachments {
-		found.keep(d)
-	}
-	if len(found.blobs) == 0 {
-		return found, nil
+	if err := s.keepAttachments(ctx, found); err != nil || len(found.blobs) == 0 {
+		return found, err
 	}
 	return found, repo.SmallBlobs(ctx, registry.MaxPointerLen, func(data []byte) error {
 		if pointer, ok := registry.ParsePointer(data); ok {
@@ -262,6 +255,15 @@ func (s *Service) unnamed(ctx context.Context, m registry.Model, repo Repository
 		}
 		return nil
 	})
+}
+
+// keepAttachments keeps what the evaluations of the owner name.
+func (s *Service) keepAttachments(ctx context.Context, unnamed *unnamed) error {
+	attachments, err := s.Index.AttachmentsOf(ctx, unnamed.owner)
+	for _, d := range attachments {
+		unnamed.keep(d)
+	}
+	return err
 }
 
 // keepManifests keeps what those manifests of the owner name that were not looked into yet.

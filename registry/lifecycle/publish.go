@@ -72,15 +72,29 @@ func (p *publication) unpublished(ctx context.Context, why error) {
 	p.Log.WarnContext(ctx, "a version cannot be published", "model", p.m.Name, "version", p.tag, "reason", why.Error())
 }
 
-// add puts the records that make the version exist into the group.
+// add puts the records that make the version exist into the group, with those of the evaluations that it states.
 func (p *publication) add(ctx context.Context) error {
 	v := p.version
 	e := registry.NewEvent(registry.EventVersionPublished, p.m, v.PublishedBy, p.at, versionEvent{Commit: v.Commit, Artifact: v.Artifact.Digest}, p.tag.String())
 	e.Version, e.Withheld = p.tag, v.Withheld
-	return p.reconciliation.add(ctx,
+	records := []registry.Record{
 		p.refMoved(registry.RefUpdate{Ref: p.ref.Name, Old: p.known[p.ref.Name].ID, New: p.ref.ID}),
 		registry.VersionPublished{ModelID: p.m.ID, Version: v, Manifest: p.manifest, Edges: p.edges},
-		announce(e))
+		announce(e),
+	}
+	err := p.reconciliation.add(ctx, append(records, p.reportedRecords()...)...)
+	if errors.Is(err, registry.ErrTooLarge) && len(p.reported) > 0 {
+		p.note("the evaluations that %s states are not recorded: with its %d files they are too much for one record", p.tag, len(v.Files))
+		p.reported = nil
+		err = p.reconciliation.add(ctx, records...)
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range p.reported {
+		p.recorded[e.ID] = true
+	}
+	return nil
 }
 
 // publication gathers what one version is made of.
@@ -92,6 +106,9 @@ type publication struct {
 	version  registry.Version
 	manifest registry.StoredManifest
 	edges    []registry.LineageEdge
+
+	reported      []registry.Evaluation // that its files state and that are not recorded yet
+	reportedBytes int                   // of all that were found, as JSON
 }
 
 func (p *publication) build(ctx context.Context) error {
@@ -121,6 +138,9 @@ func (p *publication) build(ctx context.Context) error {
 		return err
 	}
 	if err := p.readCard(ctx); err != nil {
+		return err
+	}
+	if err := p.readReported(ctx); err != nil {
 		return err
 	}
 	source.Files, source.Card = p.version.Files, p.version.Card
@@ -231,7 +251,8 @@ func (p *publication) readCard(ctx context.Context) error {
 	if problem := p.version.Card.Problem; problem != "" {
 		p.warn("the model card of %s cannot be read: %s", p.tag, problem)
 	}
-	return nil
+	evaluations, problem := card.Reported(data)
+	return p.report(ctx, card.File, evaluations, problem)
 }
 
 // inspect reads the headers of the weight files, and never more of them than that.

@@ -47,7 +47,7 @@ func (s *Service) reconcile(ctx context.Context, modelID string, pushed []regist
 	if err != nil {
 		return Report{}, err
 	}
-	r := reconciliation{Service: s, m: m, repo: repo, at: s.Now(), waiting: map[string]bool{}}
+	r := reconciliation{Service: s, m: m, repo: repo, at: s.Now(), waiting: map[string]bool{}, recorded: map[string]bool{}}
 	if err := r.run(ctx, pushed); err != nil {
 		return Report{}, fmt.Errorf("reconcile %s: %w", m.Name, err)
 	}
@@ -73,6 +73,7 @@ type reconciliation struct {
 	versions   []registry.VersionRecord // all that are published, those of this call among them
 	waiting    map[string]bool          // refs of versions that a later reconciliation may publish
 	failures   []error                  // of versions; they do not keep the others from being published
+	recorded   map[string]bool          // evaluations that versions of this call state, by id
 }
 
 func (r *reconciliation) run(ctx context.Context, pushed []registry.RefUpdate) error {

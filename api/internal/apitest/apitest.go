@@ -105,7 +105,7 @@ func Start(tb testing.TB, change ...func(*Config)) *Server {
 	s.URL = public.String()
 	c := Config{
 		API: api.Config{
-			Index: s.Data.Index, Lifecycle: s.Lifecycle, Commits: commits{s.Data.Repositories}, Store: s.Data.Blobs, Sinks: sinks, Log: log,
+			Index: s.Data.Index, Lifecycle: s.Lifecycle, Commits: commits{s.Data.Repositories}, Store: s.Data.Blobs, Content: uploads{content}, Sinks: sinks, Log: log,
 			Metrics: prometheus.NewRegistry(), Ready: s.Data.Ready, PublicURL: public, AnonymousRead: true, Version: "test",
 		},
 		Git: githttp.Config{
