@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/herdbook/herdbook/api/internal/auth"
@@ -47,6 +48,7 @@ type versionQueries interface {
 	Version(ctx context.Context, modelID string, tag registry.Tag) (registry.VersionRecord, error)
 	Versions(ctx context.Context, modelID string) ([]registry.VersionRecord, error)
 	VersionsAt(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.VersionRecord, error)
+	Withdrawn(ctx context.Context, modelID string, d digest.Digest) (*registry.StateChange, error)
 	StateHistory(ctx context.Context, modelID string, tag registry.Tag) ([]registry.StateChange, error)
 	Evaluations(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.Evaluation, error)
 	EvaluationsPage(ctx context.Context, modelID string, commit registry.ObjectID, at registry.Page) ([]registry.Evaluation, string, error)

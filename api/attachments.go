@@ -147,6 +147,11 @@ func (s *Server) getAttachment(c echo.Context) error {
 	if _, err := s.Index.BlobSize(ctx, m.ID, d.String()); err != nil {
 		return err
 	}
+	if change, err := s.Index.Withdrawn(ctx, m.ID, d); err != nil {
+		return err
+	} else if change != nil {
+		return &registry.RevokedError{Model: m.Name, Change: *change}
+	}
 	content, err := s.Content.Open(ctx, d)
 	if err != nil {
 		return err

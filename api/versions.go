@@ -278,11 +278,15 @@ func (s *Server) getGates(c echo.Context) error {
 	switch c.QueryParam("facts") {
 	case "", "false":
 	case "true":
-		decisions, err := s.Lifecycle.Decisions(ctx, m, v)
+		env, err := registry.ParseEnvironmentName(c.QueryParam("environment"))
+		if err != nil {
+			return registry.Invalid("environment", "say which environment's decision: %v", err)
+		}
+		decision, err := s.Lifecycle.Decision(ctx, door.Request(c), m, v, env)
 		if err != nil {
 			return err
 		}
-		return answerList(c, decisions, "")
+		return c.JSON(http.StatusOK, decision)
 	default:
 		return registry.Invalid("facts", "facts is true or false")
 	}

@@ -237,9 +237,10 @@ func (c *Client) Gates(ctx context.Context, m registry.ModelName, rev string) ([
 	return all[registry.Verdict](ctx, c, path(m, "gates", rev))
 }
 
-// Decisions are the verdicts of all environments on a version, with all that they were decided from.
-func (c *Client) Decisions(ctx context.Context, m registry.ModelName, rev string) ([]gate.Decision, error) {
-	return all[gate.Decision](ctx, c, path(m, "gates", rev)+"?facts=true")
+// Decision is the verdict of an environment on a version, with all that it was decided from.
+func (c *Client) Decision(ctx context.Context, m registry.ModelName, rev, env string) (gate.Decision, error) {
+	var d gate.Decision
+	return d, c.Do(ctx, http.MethodGet, path(m, "gates", rev)+"?facts=true&environment="+url.QueryEscape(env), nil, &d)
 }
 
 // TryPolicy tells what a policy would mean.

@@ -312,6 +312,8 @@ func (h *Handler) noTag(ctx context.Context, r registry.OCIRepository, ref strin
 	if tag, err := registry.ParseTag(ref); err == nil && r.Image {
 		v, err := h.Index.Version(ctx, r.OwnerID, tag)
 		switch {
+		case err == nil && v.State == registry.Revoked && v.Changed != nil:
+			return &registry.RevokedError{Model: r.Model.Name, Change: *v.Changed}
 		case err == nil && v.Image.State == registry.ImageBuilding:
 			return coded(http.StatusNotFound, "MANIFEST_UNKNOWN", "the image of %s %s is being made; try again in a moment", r.Model.Name, tag)
 		case err == nil && v.Image.State == registry.ImageFailed:

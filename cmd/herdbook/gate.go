@@ -49,21 +49,16 @@ func (c gateShowCommand) Run(ctx context.Context, t terminal) error {
 	if err != nil {
 		return err
 	}
-	unknown := fmt.Errorf("%s has no environment %q: it would stand in %s on the default branch", m, c.Env, registry.PolicyFile)
 	if c.Facts {
 		if c.Env == "" {
 			return errors.New("say which environment's decision: --env NAME")
 		}
-		decisions, err := server.Decisions(ctx, m, c.Rev)
+		decision, err := server.Decision(ctx, m, c.Rev, c.Env)
 		if err != nil {
 			return err
 		}
-		i := slices.IndexFunc(decisions, func(d gate.Decision) bool { return d.Policy.Name.String() == c.Env })
-		if i < 0 {
-			return unknown
-		}
 		c.JSON = true
-		return c.show(t, decisions[i], nil)
+		return c.show(t, decision, nil)
 	}
 	verdicts, err := server.Gates(ctx, m, c.Rev)
 	if err != nil {
@@ -72,7 +67,7 @@ func (c gateShowCommand) Run(ctx context.Context, t terminal) error {
 	if c.Env != "" {
 		verdicts = slices.DeleteFunc(verdicts, func(v registry.Verdict) bool { return v.Environment.String() != c.Env })
 		if len(verdicts) == 0 {
-			return unknown
+			return fmt.Errorf("%s has no environment %q: it would stand in %s on the default branch", m, c.Env, registry.PolicyFile)
 		}
 	}
 	if err := c.show(t, verdicts, func(w io.Writer) { printVerdicts(w, verdicts) }); err != nil {

@@ -68,11 +68,18 @@ type Facts struct {
 	Subject       `json:"version"`
 	Now           time.Time             `json:"now"`
 	State         registry.VersionState `json:"state"`
+	Twin          *Twin                 `json:"twin,omitempty"`        // what the version cannot be better than
 	Evaluations   []registry.Evaluation `json:"evaluations,omitempty"` // of exactly the version's commit, in the order of recording
 	Approvals     []registry.Approval   `json:"approvals,omitempty"`   // of the version for the environment
 	WasLiveBefore bool                  `json:"was_live_before"`       // in the environment that this one comes after
 	Incumbent     *Incumbent            `json:"incumbent,omitempty"`   // nil while nothing was ever live there
 	PolicyCommit  registry.ObjectID     `json:"policy_commit,omitempty"`
+}
+
+// Twin is another version of the same commit that nobody may promote: to give what was revoked another name does not make it another thing.
+type Twin struct {
+	Tag   registry.Tag          `json:"tag"`
+	State registry.VersionState `json:"state"`
 }
 
 // Incumbent is the version that runs in the environment.
@@ -282,6 +289,12 @@ func conditions(env *registry.Environment, facts Facts) []registry.GateVerdict {
 			g.Reason = fmt.Sprintf("the state of %s is not known", facts.Tag)
 		}
 		gates = append(gates, g)
+	}
+	if t := facts.Twin; t != nil {
+		gates = append(gates, registry.GateVerdict{
+			Name: "state", Values: map[string]any{"version.state of " + t.Tag.String(): string(t.State)},
+			Reason: fmt.Sprintf("%s stands at the same commit and is %s", t.Tag, t.State),
+		})
 	}
 	if !env.After.IsZero() {
 		g := registry.GateVerdict{Name: "after " + env.After.String(), Open: facts.WasLiveBefore, Values: map[string]any{"live_in_" + env.After.String(): facts.WasLiveBefore}}

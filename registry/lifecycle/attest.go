@@ -151,6 +151,7 @@ const maxStatedDecision = 4 << 20
 // verdict too.
 func (s *Service) attestVerdict(ctx context.Context, m registry.Model, v registry.VersionRecord, d gate.Decision, c registry.EnvironmentChange) []registry.Record {
 	c.Verdict = nil
+	d = lean(d)
 	d.Model, d.Change = m.Name, &c
 	if data, err := json.Marshal(d); err == nil && len(data) > maxStatedDecision {
 		d.Facts = nil

@@ -406,7 +406,7 @@ func (r *reconciliation) remarkOn(policy *registry.Policy) {
 		return
 	}
 	for _, env := range policy.Environments {
-		if env.Promote == registry.PromoteAuto && len(env.Gates) == 0 && env.Approvals == 0 {
+		if env.Promote == registry.PromoteAuto && len(env.Gates) == 0 && env.Approvals == 0 && env.Slices == nil && env.Card == nil {
 			r.note("%s has no gates and promotes automatically: every version goes there without any evidence", env.Name)
 		}
 		for _, hook := range env.Deploy {

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
@@ -200,22 +201,47 @@ func (s *Service) verdicts(ctx context.Context, modelID string, v registry.Versi
 	return verdicts, nil
 }
 
-// Decisions are the verdicts of [Service.Verdicts] with all that they were decided from.
-func (s *Service) Decisions(ctx context.Context, m registry.Model, v registry.VersionRecord) ([]gate.Decision, error) {
-	decisions := []gate.Decision{}
-	policy, err := s.Index.Policy(ctx, m.ID)
-	if err != nil || policy.Policy == nil {
-		return decisions, err
+// Decision is the verdict of one environment of the policy with all that it was decided from. It can be long, so that it needs the right to
+// write.
+func (s *Service) Decision(ctx context.Context, by Request, m registry.Model, v registry.VersionRecord, name registry.EnvironmentName) (gate.Decision, error) {
+	if err := access.Authorize(by.Identity, access.Write, &m); err != nil {
+		return gate.Decision{}, err
 	}
-	for i := range policy.Policy.Environments {
-		d, err := s.decide(ctx, m.ID, v, &policy.Policy.Environments[i], policy.Commit)
-		if err != nil {
-			return nil, err
+	policy, err := s.environmentPolicy(ctx, m, name)
+	if err != nil {
+		return gate.Decision{}, err
+	}
+	env, _ := policy.Policy.Environment(name)
+	d, err := s.decide(ctx, m.ID, v, env, policy.Commit)
+	d.Model = m.Name
+	return lean(d), err
+}
+
+// lean leaves out of the facts what no gate of the environment looks at and takes much room: which examples were right.
+func lean(d gate.Decision) gate.Decision {
+	gates := d.Policy.Gates
+	if d.Policy.Slices != nil {
+		gates = slices.Concat(gates, d.Policy.Slices.Gates)
+	}
+	if d.Facts == nil || slices.ContainsFunc(gates, func(g registry.Gate) bool { return strings.Contains(g.Expr, "worse_than") }) {
+		return d
+	}
+	strip := func(evaluations []registry.Evaluation) []registry.Evaluation {
+		evaluations = slices.Clone(evaluations)
+		for i := range evaluations {
+			evaluations[i].Outcomes = nil
 		}
-		d.Model = m.Name
-		decisions = append(decisions, d)
+		return evaluations
 	}
-	return decisions, nil
+	facts := *d.Facts
+	facts.Evaluations = strip(facts.Evaluations)
+	if facts.Incumbent != nil {
+		incumbent := *facts.Incumbent
+		incumbent.Evaluations = strip(incumbent.Evaluations)
+		facts.Incumbent = &incumbent
+	}
+	d.Facts = &facts
+	return d
 }
 
 func (s *Service) verdict(ctx context.Context, modelID string, v registry.VersionRecord, env *registry.Environment, policyCommit registry.ObjectID) (registry.Verdict, error) {
@@ -231,6 +257,9 @@ func (s *Service) decide(ctx context.Context, modelID string, v registry.Version
 		},
 	}
 	var err error
+	if facts.Twin, err = s.twin(ctx, modelID, v); err != nil {
+		return gate.Decision{}, err
+	}
 	if facts.Evaluations, err = s.Index.Evaluations(ctx, modelID, v.Version.Commit); err != nil {
 		return gate.Decision{}, err
 	}
@@ -248,6 +277,17 @@ func (s *Service) decide(ctx context.Context, modelID string, v registry.Version
 		return gate.Decision{}, err
 	}
 	return gate.Decision{Policy: *env, Facts: &facts, Verdict: s.gates.Decide(env, facts)}, nil
+}
+
+// twin is another version of the same commit that is not usable; nil when there is none.
+func (s *Service) twin(ctx context.Context, modelID string, v registry.VersionRecord) (*gate.Twin, error) {
+	versions, err := s.Index.VersionsAt(ctx, modelID, v.Version.Commit)
+	for _, other := range versions {
+		if other.Version.Tag != v.Version.Tag && !other.State.Usable() {
+			return &gate.Twin{Tag: other.Version.Tag, State: other.State}, err
+		}
+	}
+	return nil, err
 }
 
 // incumbent is what runs in an environment; nil while nothing was ever live there. The version

@@ -96,7 +96,7 @@ func (s *Service) holding(ctx context.Context, modelID string, tag registry.Tag)
 	return held, err
 }
 
-// withdrawn is what a version has and no other that is not revoked.
+// withdrawn is what a version has and no other that is not revoked, and of another commit.
 func (s *Service) withdrawn(ctx context.Context, m registry.Model, v registry.VersionRecord) ([]digest.Digest, error) {
 	own, err := s.content(ctx, v)
 	if err != nil {
@@ -111,7 +111,7 @@ func (s *Service) withdrawn(ctx context.Context, m registry.Model, v registry.Ve
 		return nil, err
 	}
 	for _, other := range versions {
-		if other.State == registry.Revoked || other.Version.Tag == v.Version.Tag {
+		if other.State == registry.Revoked || other.Version.Commit == v.Version.Commit {
 			continue
 		}
 		shared, err := s.content(ctx, other)

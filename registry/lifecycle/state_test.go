@@ -310,3 +310,32 @@ func TestStatesAreMirrored(t *testing.T) {
 		t.Errorf("staging in a server that has the clone = %+v, %v, want it frozen", state.Freeze, err)
 	}
 }
+
+// Another tag at the commit of what was revoked or quarantined does not make another thing of it.
+func TestTwins(t *testing.T) {
+	s, m := prepared(t, alone)
+	s.evaluate(m, s.release(m, "v1.0.0"), 0.9)
+	bad := s.release(m, "v1.1.0")
+	s.evaluate(m, bad, 0.9)
+	if _, err := s.RollBack(t.Context(), by("ada"), m, staging, registry.Tag{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	for i, state := range []registry.VersionState{registry.Quarantined, registry.Revoked} {
+		s.state(m, "v1.1.0", state)
+		tag := []string{"v1.1.1", "v1.1.2"}[i]
+		s.tag(m.Name, tag, bad.Version.Commit)
+		s.reconcile(m)
+		if got := s.in(m, staging); got != "v1.0.0" {
+			t.Errorf("with %s at the commit of what is %s, %s is in staging, want v1.0.0", tag, state, got)
+		}
+		verdicts, err := s.Verdicts(t.Context(), m, s.version(m, tag))
+		if err != nil || len(verdicts) != 1 || verdicts[0].Open || !strings.Contains(verdicts[0].Reason(), "stands at the same commit and is "+string(state)) {
+			t.Errorf("verdict on %s = %+v, %v, want it closed because v1.1.0 is %s", tag, verdicts, err, state)
+		}
+	}
+	for _, f := range bad.Version.Files {
+		if change, err := s.data.Index.Withdrawn(t.Context(), m.ID, f.Digest); err != nil || change == nil {
+			t.Errorf("Withdrawn(%s) with another tag at the commit = %v, %v, want why", f.Path, change, err)
+		}
+	}
+}

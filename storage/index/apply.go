@@ -272,14 +272,24 @@ func publish(t tx, r registry.VersionPublished, e Entry, place int) error {
 	for _, f := range v.Files {
 		named = append(named, f.Digest)
 	}
-	if err := bringBack(t, r.ModelID, named); err != nil {
+	if err := bringBack(t, r.ModelID, v.Commit, named); err != nil {
 		return err
 	}
 	return unmirrored(t, r.ModelID, e, place)
 }
 
-// bringBack lets everybody have again what only revoked versions named, because another one does now.
-func bringBack(t tx, modelID string, named []digest.Digest) error {
+// bringBack lets everybody have again what only revoked versions named, because one of another commit does now.
+func bringBack(t tx, modelID string, commit registry.ObjectID, named []digest.Digest) error {
+	p := prefix(modelID, string(commit))
+	for r := range t.scan(bucketCommits, p, nil) {
+		var twin registry.VersionRecord
+		if _, err := t.get(bucketVersions, key(modelID, string(r.key[len(p):])), &twin); err != nil {
+			return err
+		}
+		if twin.State == registry.Revoked {
+			return nil
+		}
+	}
 	for _, d := range named {
 		if err := t.delete(bucketWithdrawn, key(modelID, d.String())); err != nil {
 			return err
@@ -393,10 +403,8 @@ func imageBuilt(t tx, r registry.ImageBuilt, e Entry, place int) error {
 			return err
 		}
 	}
-	if row.State != registry.Revoked {
-		if err := bringBack(t, r.ModelID, digestsOf(r)); err != nil {
-			return err
-		}
+	if err := bringBack(t, r.ModelID, row.Version.Commit, digestsOf(r)); err != nil {
+		return err
 	}
 	if r.Status.State != registry.ImageReady {
 		return nil
