@@ -42,9 +42,9 @@ func CheckStateChange(tag Tag, from, to VersionState) error {
 // Usable reports whether a version in this state may be promoted and rolled back to.
 func (s VersionState) Usable() bool { return s == Published || s == Deprecated }
 
-// event is what is announced of a version that comes into this state.
-func (s VersionState) event() EventType {
-	switch s {
+// Event is the type of the event that announces the change.
+func (c StateChange) Event() EventType {
+	switch c.State {
 	case Deprecated:
 		return EventVersionDeprecated
 	case Quarantined:
@@ -54,9 +54,6 @@ func (s VersionState) event() EventType {
 	}
 	return EventVersionRestored
 }
-
-// Event is the type of the event that announces the change.
-func (c StateChange) Event() EventType { return c.State.event() }
 
 // RevokedError reports that what was asked for belongs to revoked versions only. It is an [ErrForbidden].
 type RevokedError struct {

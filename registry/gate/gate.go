@@ -68,7 +68,7 @@ type Facts struct {
 	Subject       `json:"version"`
 	Now           time.Time             `json:"now"`
 	State         registry.VersionState `json:"state"`
-	Twin          *Twin                 `json:"twin,omitempty"`        // what the version cannot be better than
+	Twin          *Twin                 `json:"twin,omitempty"`        // nil unless another version of the same commit may not be promoted
 	Evaluations   []registry.Evaluation `json:"evaluations,omitempty"` // of exactly the version's commit, in the order of recording
 	Approvals     []registry.Approval   `json:"approvals,omitempty"`   // of the version for the environment
 	WasLiveBefore bool                  `json:"was_live_before"`       // in the environment that this one comes after
