@@ -3,6 +3,9 @@ package registry
 import (
 	"fmt"
 	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // NodeKind says what a node of lineage is.
@@ -26,6 +29,10 @@ const (
 	DerivedFrom EdgeKind = "derived_from" // wasDerivedFrom: an earlier version, a base model
 	Used        EdgeKind = "used"         // used: a dataset, code
 	GeneratedBy EdgeKind = "generated_by" // wasGeneratedBy: a run
+
+	// EvaluatedWith says that a version was measured on a dataset. It came from nothing of it, so that only who asks for this kind gets
+	// it.
+	EvaluatedWith EdgeKind = "evaluated_with"
 )
 
 // Relation says how a model was derived from its base.
@@ -114,12 +121,74 @@ func ParseNodeID(id string) Node {
 	return n
 }
 
-// Graph is the answer to a question about lineage. Every edge joins two of its nodes.
+// Graph is the answer to a question about lineage. Every edge joins two nodes of this page, or one of it with one of a page before.
 type Graph struct {
 	Nodes     []Node        `json:"nodes"`
 	Edges     []LineageEdge `json:"edges"`
 	Truncated bool          `json:"truncated,omitempty"` // there is more beyond the limits
+	Next      string        `json:"-"`                   // the cursor of the next page, when there is one
 }
+
+// Path is how two nodes are related.
+type Path struct {
+	// Nodes lead from the first to the second, each joined with the next by one of Edges. There are none when the two are not related.
+	Nodes []Node        `json:"nodes"`
+	Edges []LineageEdge `json:"edges"`
+	// Common is the node that both came from, when neither came from the other.
+	Common string `json:"common_ancestor,omitempty"`
+}
+
+// Affected is a node that came from something, at whatever distance.
+type Affected struct {
+	Node
+	Depth        int               `json:"depth"` // edges on the shortest way; 0 for what was asked about
+	Environments []EnvironmentName `json:"environments,omitempty"`
+}
+
+// Impact is a page of what came from something, the nearest first.
+type Impact struct {
+	Items     []Affected `json:"items"`
+	Running   []Running  `json:"running"` // on the first page: all of it that runs somewhere now, up to MaxLineageNodes
+	Truncated bool       `json:"truncated,omitempty"`
+	Next      string     `json:"-"`
+}
+
+// Running is a version that an environment holds now.
+type Running struct {
+	Model       string          `json:"model"`
+	Tag         Tag             `json:"tag"`
+	Environment EnvironmentName `json:"environment"`
+	State       VersionState    `json:"state"`
+	Since       time.Time       `json:"since"`
+}
+
+// Membership says which of two lineages a node is in.
+type Membership string
+
+// The memberships.
+const (
+	OnlyA Membership = "a"
+	OnlyB Membership = "b"
+	InAB  Membership = "both"
+)
+
+// Related is a node of the lineage of one of two versions, or of both.
+type Related struct {
+	Node
+	In Membership `json:"in"`
+}
+
+// SharedFile is a file of a version whose bytes another model has too.
+type SharedFile struct {
+	Path      string        `json:"path"`
+	Digest    digest.Digest `json:"digest"`
+	SizeBytes int64         `json:"size_bytes"`
+	Model     ModelName     `json:"model"`    // the other one
+	Versions  []Tag         `json:"versions"` // of it, that have a file with these bytes, the highest first, at most MaxSharedVersions; none when only a push has them
+}
+
+// MaxSharedVersions bounds the versions that a SharedFile lists.
+const MaxSharedVersions = 20
 
 // Direction of a walk through lineage.
 type Direction string

@@ -63,15 +63,26 @@ type Walk struct {
 	Start     string // a node's id
 	Direction Direction
 	Depth     int        // edges from the start, at most MaxLineageDepth; 0 means that
-	Kinds     []EdgeKind // empty means all
+	Kinds     []EdgeKind // empty means all but EvaluatedWith
 	Known     string     // id of a model that is shown whoever asks; empty means none
+	Limit     int        // nodes of a page, at most MaxLineageNodes; 0 means that
+	Cursor    string     // of the page before; empty for the first
 }
 
 // The bounds of an answer about lineage.
 const (
 	MaxLineageDepth = 50
 	MaxLineageNodes = 1000
+	MaxLineageEdges = 10_000
 )
+
+// Concern is what an impact is asked for: one of its fields is set.
+type Concern struct {
+	Node    string        // a node's id
+	Dataset string        // a dataset's name
+	Model   string        // NAMESPACE/NAME, or any name that cards give a base model, perhaps with @REVISION; without one all versions are meant
+	Digest  digest.Digest // a file's
+}
 
 // Mark is the place of a record that has to be written into its model's own repository.
 type Mark struct {

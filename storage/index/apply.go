@@ -148,7 +148,7 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 	case registry.EnvironmentFrozen:
 		return frozen(t, r, e, place)
 	case registry.EdgesAdded:
-		return addEdges(t, r.Edges)
+		return declareEdges(t, r)
 	case registry.EventAnnounced:
 		return announce(t, r.Event)
 	case registry.DeliveryTried:
@@ -210,9 +210,9 @@ func deleteModel(t tx, id string, g registry.Group) error {
 	}
 	for _, row := range rows {
 		grave.Tags = append(grave.Tags, row.Version.Tag)
-		if err := deleteEdges(t, registry.VersionNodeID(id, row.Version.Tag)); err != nil {
-			return err
-		}
+	}
+	if err := deleteLineage(t, m, grave.Tags); err != nil {
+		return err
 	}
 	if err := t.put(bucketTombstones, key(m.Name.String(), id), grave); err != nil {
 		return err
@@ -265,8 +265,20 @@ func publish(t tx, r registry.VersionPublished, e Entry, place int) error {
 	if err := t.put(bucketTags, key(r.ModelID, v.Tag.String()), v.Artifact.Digest); err != nil {
 		return err
 	}
-	if err := addEdges(t, r.Edges); err != nil {
+	if _, err := t.nodePublished(r.ModelID, v); err != nil {
 		return err
+	}
+	if err := addEdges(t, r.ModelID, r.Edges); err != nil {
+		return err
+	}
+	before, err := all[registry.Evaluation](t, bucketEvaluations, prefix(r.ModelID, string(v.Commit)))
+	if err != nil {
+		return err
+	}
+	for _, e := range before {
+		if err := addEdges(t, r.ModelID, evaluatedWith(r.ModelID, v.Tag, e)); err != nil {
+			return err
+		}
 	}
 	named := []digest.Digest{r.Manifest.Digest, v.Config.Digest}
 	for _, f := range v.Files {
@@ -308,6 +320,9 @@ func stateSet(t tx, r registry.VersionStateSet, e Entry, place int) error {
 	}
 	row.State, row.Changed = c.State, &c
 	if err := t.put(bucketVersions, k, row); err != nil {
+		return err
+	}
+	if err := t.nodeState(r.ModelID, c.Version, c.State); err != nil {
 		return err
 	}
 	entry, err := t.numbered(bucketStates, r.ModelID, c.Version.String())
@@ -445,7 +460,24 @@ func evaluated(t tx, r registry.EvaluationRecorded, e Entry, place int) error {
 	if err := touch(t, r.ModelID, e.Group.At); err != nil {
 		return err
 	}
+	for row := range t.scan(bucketCommits, prefix(r.ModelID, string(r.Evaluation.Commit)), nil) {
+		tag, err := registry.ParseTag(parts(row.key)[2])
+		if err != nil {
+			continue
+		}
+		if err := addEdges(t, r.ModelID, evaluatedWith(r.ModelID, tag, r.Evaluation)); err != nil {
+			return err
+		}
+	}
 	return unmirrored(t, r.ModelID, e, place)
+}
+
+// evaluatedWith are the edges of an evaluation of a version.
+func evaluatedWith(modelID string, tag registry.Tag, e registry.Evaluation) []registry.LineageEdge {
+	if e.Dataset.Name == "" {
+		return nil
+	}
+	return []registry.LineageEdge{{From: registry.VersionNodeID(modelID, tag), To: registry.DatasetNodeID(e.Dataset.Name), Kind: registry.EvaluatedWith}}
 }
 
 func environmentChanged(t tx, r registry.EnvironmentChanged, e Entry, place int) error {
@@ -495,33 +527,6 @@ func moveTags(t tx, modelID string, c registry.EnvironmentChange) error {
 		return t.delete(bucketTags, key(repository, c.Environment.String()))
 	}
 	return t.put(bucketTags, key(repository, c.Environment.String()), image)
-}
-
-func addEdges(t tx, edges []registry.LineageEdge) error {
-	for _, e := range edges {
-		if err := t.put(bucketOut, key(e.From, string(e.Kind), e.To, string(e.Relation)), nil); err != nil {
-			return err
-		}
-		if err := t.put(bucketIn, key(e.To, string(e.Kind), e.From, string(e.Relation)), nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// deleteEdges removes the edges that start at node; those that lead to it stay, because they
-// say where another node came from.
-func deleteEdges(t tx, node string) error {
-	for r := range t.scan(bucketOut, prefix(node), nil) {
-		if err := r.check(); err != nil {
-			return err
-		}
-		e := outEdge(r.key)
-		if err := t.delete(bucketIn, key(e.To, string(e.Kind), e.From, string(e.Relation))); err != nil {
-			return err
-		}
-	}
-	return t.deletePrefix(bucketOut, prefix(node))
 }
 
 // announce stores an event once: the same id again is the same event.

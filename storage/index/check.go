@@ -96,6 +96,7 @@ func checkRecord(record registry.Record) error {
 	case registry.EvaluationRecorded:
 		c.parts(r.ModelID, string(r.Evaluation.Commit))
 		c.parts(r.ModelID, r.Evaluation.ID)
+		c.parts(registry.DatasetNodeID(r.Evaluation.Dataset.Name))
 	case registry.PolicySet:
 		c.parts(r.ModelID)
 	case registry.GateMoved:
@@ -183,7 +184,10 @@ func (c *checker) manifest(repository string, m registry.StoredManifest) {
 
 func (c *checker) edges(edges []registry.LineageEdge) {
 	for _, e := range edges {
-		c.parts(e.From, string(e.Kind), e.To, string(e.Relation))
-		c.parts(e.To, string(e.Kind), e.From, string(e.Relation))
+		c.parts(e.From)
+		c.parts(e.To)
+		if _, ok := labelOf(e); c.err == nil && !ok {
+			c.err = fmt.Errorf("an edge has a kind %.100q and a relation %.100q, of which one is not known", e.Kind, e.Relation)
+		}
 	}
 }

@@ -51,6 +51,7 @@ type tx struct {
 	bolt   *bolt.Tx
 	memos  *memos
 	counts *registry.Counts // while groups are applied
+	grown  *growth          // what they add to the lineage
 }
 
 func (t tx) put(bucket string, k []byte, v any) error {
@@ -58,8 +59,25 @@ func (t tx) put(bucket string, k []byte, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", bucket, err)
 	}
+	return t.putBytes(bucket, k, data)
+}
+
+// putBytes writes a value that is not JSON.
+func (t tx) putBytes(bucket string, k, data []byte) error {
 	value := binary.BigEndian.AppendUint32(make([]byte, 0, sum+len(data)), checksum(bucket, k, data))
 	return t.bolt.Bucket([]byte(bucket)).Put(k, append(value, data...))
+}
+
+// bytes is a value that is not JSON, or nil when there is none. It is valid until the transaction ends.
+func (t tx) bytes(bucket string, k []byte) ([]byte, error) {
+	value := t.bolt.Bucket([]byte(bucket)).Get(k)
+	if value == nil {
+		return nil, nil
+	}
+	if err := check(bucket, k, value); err != nil {
+		return nil, err
+	}
+	return value[sum:], nil
 }
 
 // get reads the value of k into v and reports whether there is one.

@@ -30,10 +30,11 @@ import (
 )
 
 // schema is the version of all formats below. A file of another version is rebuilt.
-const schema = 4
+const schema = 5
 
 // The buckets, each with the format of its keys and values. Parts of a key are joined by NUL;
-// numbers are 8 bytes, big endian; values are a CRC-32C of bucket, key and JSON, and the JSON.
+// numbers are 8 bytes, big endian; values are a CRC-32C of bucket, key and JSON, and the JSON, or for nodes and edges
+// the bytes that are said there.
 const (
 	bucketMeta         = "meta"         // "schema" -> number, "applied" -> the last journal sequence number, "counts" -> registry.Counts, "journal" -> its id
 	bucketModels       = "models"       // model id -> registry.Model
@@ -62,8 +63,12 @@ const (
 	bucketStates       = "states"       // model id, tag, number -> registry.StateChange
 	bucketWithdrawn    = "withdrawn"    // model id, digest that only revoked versions name -> tag of the last one
 	bucketApprovals    = "approvals"    // model id, tag, environment, actor -> registry.Approval
-	bucketOut          = "edges_out"    // from, kind, to, relation -> nothing
-	bucketIn           = "edges_in"     // to, kind, from, relation -> nothing
+	bucketNodes        = "nodes"        // number -> what a node of lineage is, see nodeRow
+	bucketNodeIDs      = "node_ids"     // id of a node -> its number
+	bucketOut          = "edges_out"    // numbers of from and to, label, number of the owner, without NULs -> number of the edge, see edgeRow
+	bucketIn           = "edges_in"     // the same with to before from
+	bucketDeclared     = "declared"     // numbers of the owner, from and to, and label, without NULs, of an edge that a client declared -> nothing
+	bucketSame         = "same"         // numbers of a model's name with revision and of the version that it stands for, without a NUL -> nothing
 	bucketEvents       = "events"       // number -> registry.Event
 	bucketEventIDs     = "event_ids"    // event id -> number
 	bucketOutbox       = "outbox"       // sink, number of the event -> outboxRow, while it is not delivered
@@ -84,6 +89,7 @@ var buckets = []string{
 	bucketGates, bucketRefused, bucketEnvironments, bucketHistory, bucketApprovals, bucketOut, bucketIn, bucketEvents,
 	bucketEventIDs, bucketOutbox, bucketDeliveries, bucketSent, bucketTokens, bucketTokenIDs, bucketIDs, bucketSignatures, bucketUnmirrored,
 	bucketLocks, bucketLockPaths, bucketAliases, bucketRepositories, bucketRepoNames, bucketStates, bucketWithdrawn,
+	bucketNodes, bucketNodeIDs, bucketSame, bucketDeclared,
 }
 
 // Buckets are the names of all buckets; docs/formats.md has a row for each.
@@ -94,6 +100,7 @@ type DB struct {
 	bolt    *bolt.DB
 	damaged atomic.Bool // a value was met that is not what was written
 	memos   memos
+	graph   graph
 }
 
 // Open opens the index at path, or makes an empty one. A file that cannot be read, or is of
@@ -212,7 +219,9 @@ type Entry struct {
 // one that was applied; groups that are there already are passed over. An error leaves the
 // index as it was.
 func (db *DB) Apply(entries []Entry) error {
-	return db.update(func(t tx) error {
+	var grown growth
+	err := db.update(func(t tx) error {
+		t.grown = &grown
 		var applied uint64
 		if _, err := t.get(bucketMeta, key("applied"), &applied); err != nil {
 			return err
@@ -238,6 +247,10 @@ func (db *DB) Apply(entries []Entry) error {
 		}
 		return t.put(bucketMeta, key("applied"), applied)
 	})
+	if err == nil {
+		db.graph.grow(grown)
+	}
+	return err
 }
 
 // update makes a transaction that changes something.

@@ -10,221 +10,429 @@ import (
 	"github.com/herdbook/herdbook/registry/access"
 )
 
-// Lineage walks from a node and gives what it meets, in a fixed order. A node that stands for
+// Lineage walks from a node and gives what it meets, the nearest first, and of nodes that are as near as each other in the order in which
+// the edges to them came. A node that stands for
 // a version of a model of this server is given as that version when id may read it. What
-// belongs to a model that id may not read is left out, and nothing is counted for it.
+// belongs to a model that id may not read is left out, and nothing is counted for it. An unknown cursor is a [registry.FieldError].
 func (db *DB) Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error) {
-	var g registry.Graph
-	err := db.view(ctx, func(t tx) (err error) {
-		g, err = walk(t, id, w)
-		return err
+	g := registry.Graph{Nodes: []registry.Node{}, Edges: []registry.LineageEdge{}}
+	err := db.walk(ctx, id, func(wk *walker) error {
+		wk.known = w.Known
+		wk.look(w.Kinds)
+		start, ok := wk.find(w.Start)
+		if !ok {
+			return wk.err
+		}
+		limit := w.Limit
+		if limit <= 0 || limit > registry.MaxLineageNodes {
+			limit = registry.MaxLineageNodes
+		}
+		if start == 0 { // no edge names it
+			if w.Cursor != "" {
+				return badCursor()
+			}
+			n, err := wk.named(registry.ParseNodeID(w.Start))
+			g.Nodes = append(g.Nodes, n)
+			return err
+		}
+		from, err := wk.cursor(w.Cursor)
+		if err != nil {
+			return err
+		}
+		depth := w.Depth
+		if depth <= 0 || depth > registry.MaxLineageDepth {
+			depth = registry.MaxLineageDepth
+		}
+		wk.until(from, limit)
+		wk.visit(start, 0, noParent)
+		for _, up := range ways(w.Direction) {
+			if wk.spread([]uint32{0}, up, depth) {
+				g.Truncated = true
+			}
+		}
+		page, more, err := wk.page(limit)
+		if err != nil {
+			return err
+		}
+		if err := wk.fill(&g, page); err != nil {
+			return err
+		}
+		if more {
+			g.Truncated = true
+			if len(g.Nodes) > 0 {
+				g.Next = g.Nodes[len(g.Nodes)-1].ID
+			}
+		}
+		return nil
 	})
 	return g, err
 }
 
+// ways are the directions in which a walk goes, one after the other: true is up, to what a node came from.
+func ways(d registry.Direction) []bool {
+	switch d {
+	case registry.Ancestors:
+		return []bool{true}
+	case registry.Descendants:
+		return []bool{false}
+	}
+	return []bool{true, false}
+}
+
+// walker is one walk through the lineage by one caller.
 type walker struct {
 	tx
+	ctx   context.Context
+	lines *graph
 	id    access.Identity
 	known string // model, see registry.Walk
-	kinds []registry.EdgeKind
+	kinds uint16 // bit by place in edgeKinds
+
+	readable []int8 // by place in lines.models: 0 is not known yet
+	models   map[uint32]registry.Model
+
+	marks *marks
+	order []met
+
+	after  uint32 // node that the page before ended with, or 0
+	limit  int    // of a page
+	at     int    // its place, or -1 while it was not met
+	enough int    // the walk may end when so many were met; 0 while that is not known
+
+	err error
 }
 
-func (w walker) reads(m *registry.Model) bool { return m.ID == w.known || access.CanRead(w.id, m) }
-
-// step is an edge with the nodes that it joins, as the caller sees them.
-type step struct {
-	edge registry.LineageEdge
-	next registry.Node
+// met is a node that a walk has met, and how.
+type met struct {
+	node   uint32
+	depth  int32
+	parent int32 // place of the node from which it was met
+	label  label // of the edge
+	up     bool  // the edge begins at the parent
 }
 
-func walk(t tx, id access.Identity, w registry.Walk) (registry.Graph, error) {
-	wk := walker{t, id, w.Known, w.Kinds}
-	start, ok, err := wk.resolve(w.Start)
-	g := registry.Graph{Nodes: []registry.Node{}, Edges: []registry.LineageEdge{}}
-	if err != nil || !ok {
-		return g, err
-	}
-	depth := w.Depth
-	if depth <= 0 || depth > registry.MaxLineageDepth {
-		depth = registry.MaxLineageDepth
-	}
-	seen := map[string]bool{start.ID: true}
-	edges := map[registry.LineageEdge]bool{}
-	g.Nodes = append(g.Nodes, start)
-	for _, expand := range wk.directions(w.Direction) {
-		level := []registry.Node{start}
-		for range depth {
-			var below []registry.Node
-			for _, n := range level {
-				steps, err := expand(n)
-				if err != nil {
-					return g, err
-				}
-				for _, s := range steps {
-					if !seen[s.next.ID] {
-						if len(g.Nodes) == registry.MaxLineageNodes {
-							g.Truncated = true
-							continue
-						}
-						seen[s.next.ID] = true
-						g.Nodes = append(g.Nodes, s.next)
-						below = append(below, s.next)
-					}
-					edges[s.edge] = true
-				}
-			}
-			level = below
+const noParent = -1
+
+func (db *DB) walk(ctx context.Context, id access.Identity, fn func(*walker) error) error {
+	return db.view(ctx, func(t tx) error {
+		g, done, err := db.hold(ctx)
+		if err != nil {
+			return err
 		}
-		if len(level) > 0 {
-			if more, err := wk.leadsOn(expand, level, seen); err != nil || more {
-				g.Truncated = g.Truncated || more
-				if err != nil {
-					return g, err
-				}
-			}
+		defer done()
+		w := &walker{tx: t, ctx: ctx, lines: g, id: id, readable: make([]int8, len(g.models)), models: map[uint32]registry.Model{}, marks: g.newMarks(), at: -1}
+		w.look(nil)
+		defer func() { g.scratch.Put(w.marks) }()
+		if err := fn(w); err != nil {
+			return err
 		}
-	}
-	for e := range edges {
-		g.Edges = append(g.Edges, e)
-	}
-	slices.SortFunc(g.Edges, func(a, b registry.LineageEdge) int {
-		return cmp.Or(strings.Compare(a.From, b.From), strings.Compare(a.To, b.To), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Relation, b.Relation))
+		return w.err
 	})
-	return g, nil
+}
+
+// look chooses the kinds of edges that the walk follows.
+func (w *walker) look(kinds []registry.EdgeKind) {
+	w.kinds = 0
+	for i, kind := range edgeKinds {
+		if slices.Contains(kinds, kind) || len(kinds) == 0 && kind != registry.EvaluatedWith {
+			w.kinds |= 1 << i
+		}
+	}
+}
+
+// reads reports whether the caller may read the model at a place.
+func (w *walker) reads(place uint32) bool {
+	if place == 0 {
+		return false
+	}
+	if w.readable[place] == 0 {
+		w.readable[place] = -1
+		var m registry.Model
+		found, err := w.get(bucketModels, key(w.lines.models[place]), &m)
+		if err != nil {
+			w.err = err
+		}
+		if found && (m.ID == w.known || access.CanRead(w.id, &m)) {
+			w.readable[place] = 1
+			w.models[place] = m
+		}
+	}
+	return w.readable[place] > 0
+}
+
+// sees reports whether the caller may know of a node that is its own.
+func (w *walker) sees(n uint32) bool {
+	switch w.lines.kinds[n] {
+	case modelCode:
+		return false
+	case versionCode:
+		return w.reads(w.lines.owners[n])
+	}
+	return true
+}
+
+// shownAs is the node that the caller sees for one: the version that a name stands for, when it may read that.
+func (w *walker) shownAs(n uint32) uint32 {
+	if w.lines.kinds[n] == namedCode {
+		if v, ok := w.lines.versionOf[n]; ok && w.sees(v) {
+			return v
+		}
+	}
+	return n
+}
+
+// find is the node with that id as the caller sees it. It is 0 for one that no edge names, and false for a version that the caller
+// does not see.
+func (w *walker) find(id string) (uint32, bool) {
+	kind := registry.ParseNodeID(id).Kind
+	if kind == "" {
+		return 0, false
+	}
+	n, err := w.number(id)
+	if n == 0 && kind == registry.ExternalModelNode && err == nil {
+		// No edge names the version so, but it may be there.
+		n, err = w.namedVersion(id)
+		if int(n) >= len(w.lines.kinds) || !w.sees(uint32(n)) {
+			n = 0
+		}
+	}
+	if err != nil {
+		w.err = err
+		return 0, false
+	}
+	if n == 0 || int(n) >= len(w.lines.kinds) {
+		return 0, kind != registry.VersionNode
+	}
+	shown := w.shownAs(uint32(n))
+	return shown, w.sees(shown)
+}
+
+// around calls fn for each edge at n that the caller sees, up to what n came from or down, until fn says that it is enough.
+func (w *walker) around(n uint32, up bool, fn func(next uint32, l label) bool) {
+	a := &w.lines.in
+	if up {
+		a = &w.lines.out
+	}
+	if !w.list(a, n, fn) {
+		return
+	}
+	if name, ok := w.lines.nameOf[n]; ok && w.lines.kinds[n] == versionCode {
+		w.list(a, name, fn)
+	}
+}
+
+func (w *walker) list(a *adjacency, n uint32, fn func(uint32, label) bool) bool {
+	for _, edges := range [2][]half{a.packed(n), a.since[n]} {
+		for _, h := range edges {
+			if w.kinds&(1<<(h.label()>>4)) == 0 || !w.reads(h.owner()) {
+				continue
+			}
+			next := w.shownAs(h.other)
+			if w.sees(next) && !fn(next, h.label()) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// cursor is the node that the page before ended with.
+func (w *walker) cursor(text string) (uint32, error) {
+	if text == "" {
+		return 0, nil
+	}
+	if n, ok := w.find(text); ok && n != 0 {
+		return n, w.err
+	}
+	return 0, badCursor()
+}
+
+func badCursor() error {
+	return registry.Invalid("cursor", "the cursor is not one that this server gave for this question; begin with the first page")
+}
+
+// until lets the walk end when the page behind a node is complete.
+func (w *walker) until(after uint32, limit int) {
+	w.after, w.limit = after, limit
+	if after == 0 {
+		w.enough = limit + 1
+	}
+}
+
+// visit notes that a node was met, unless it was before.
+func (w *walker) visit(n uint32, depth int32, by int32) bool {
+	if w.marks.place(n) >= 0 {
+		return false
+	}
+	w.marks.set(n, len(w.order))
+	if n == w.after {
+		w.at = len(w.order)
+		w.enough = w.at + 1 + w.limit + 1
+	}
+	w.order = append(w.order, met{node: n, depth: depth, parent: by})
+	return true
+}
+
+// done reports whether the walk need not go on.
+func (w *walker) done() bool {
+	return w.enough > 0 && len(w.order) >= w.enough || w.err != nil
+}
+
+// spread walks breadth first from the nodes at some places, and reports whether there was more below the depth.
+func (w *walker) spread(level []uint32, up bool, depth int) (cut bool) {
+	for d := int32(1); len(level) > 0 && !w.done(); d++ {
+		if int(d) > depth {
+			return w.leadsOn(level, up)
+		}
+		var below []uint32
+		for i, place := range level {
+			if i%1024 == 0 && w.err == nil {
+				w.err = w.ctx.Err()
+			}
+			w.around(w.order[place].node, up, func(next uint32, l label) bool {
+				if w.visit(next, d, int32(place)) {
+					m := &w.order[len(w.order)-1]
+					m.label, m.up = l, up
+					below = append(below, uint32(len(w.order)-1))
+				}
+				return !w.done()
+			})
+			if w.done() {
+				return false
+			}
+		}
+		level = below
+	}
+	return false
 }
 
 // leadsOn reports whether there is a node beyond the last level.
-func (w walker) leadsOn(expand func(registry.Node) ([]step, error), level []registry.Node, seen map[string]bool) (bool, error) {
-	for _, n := range level {
-		steps, err := expand(n)
+func (w *walker) leadsOn(level []uint32, up bool) (more bool) {
+	for _, place := range level {
+		w.around(w.order[place].node, up, func(next uint32, _ label) bool {
+			more = w.marks.place(next) < 0
+			return !more
+		})
+		if more {
+			break
+		}
+	}
+	return more
+}
+
+// page is the part of the walk that was asked for, and whether there is more behind it.
+func (w *walker) page(limit int) (page []met, more bool, err error) {
+	if w.after != 0 && w.at < 0 {
+		return nil, false, badCursor()
+	}
+	page = w.order[w.at+1:]
+	if len(page) > limit {
+		return page[:limit], true, nil
+	}
+	return page, false, nil
+}
+
+// fill shows a page of the walk: its nodes, and the edges that join them with each other and with those of the pages before.
+func (w *walker) fill(g *registry.Graph, page []met) error {
+	ids := map[uint32]string{}
+	id := func(n uint32) (string, error) {
+		if text, ok := ids[n]; ok {
+			return text, nil
+		}
+		shown, _, err := w.show(n)
+		ids[n] = shown.ID
+		return shown.ID, err
+	}
+	for _, m := range page {
+		n, ok, err := w.show(m.node)
 		if err != nil {
-			return false, err
+			return err
 		}
-		if slices.ContainsFunc(steps, func(s step) bool { return !seen[s.next.ID] }) {
-			return true, nil
+		if ok {
+			ids[m.node] = n.ID
+			g.Nodes = append(g.Nodes, n)
 		}
 	}
-	return false, nil
-}
-
-func (w walker) directions(d registry.Direction) []func(registry.Node) ([]step, error) {
-	switch d {
-	case registry.Ancestors:
-		return []func(registry.Node) ([]step, error){w.up}
-	case registry.Descendants:
-		return []func(registry.Node) ([]step, error){w.down}
+	type joined struct {
+		from, to uint32
+		label    label
 	}
-	return []func(registry.Node) ([]step, error){w.up, w.down}
+	seen := map[joined]bool{}
+	for _, m := range page {
+		place := w.marks.place(m.node)
+		for _, up := range []bool{true, false} {
+			w.around(m.node, up, func(next uint32, l label) bool {
+				if other := w.marks.place(next); other < 0 || other > place {
+					return true
+				}
+				e := joined{m.node, next, l}
+				if !up {
+					e.from, e.to = next, m.node
+				}
+				if seen[e] {
+					return true
+				}
+				if len(seen) == registry.MaxLineageEdges {
+					g.Truncated = true
+					return false
+				}
+				seen[e] = true
+				return true
+			})
+		}
+	}
+	for e := range seen {
+		from, err := id(e.from)
+		if err != nil {
+			return err
+		}
+		to, err := id(e.to)
+		if err != nil {
+			return err
+		}
+		if from != "" && to != "" {
+			g.Edges = append(g.Edges, registry.LineageEdge{From: from, To: to, Kind: e.label.kind(), Relation: e.label.relation()})
+		}
+	}
+	slices.SortFunc(g.Edges, compareEdges)
+	return w.err
 }
 
-// up are the edges from n to what it came from.
-func (w walker) up(n registry.Node) ([]step, error) {
-	return w.steps(bucketOut, n, func(k []byte) (registry.LineageEdge, string) {
-		e := outEdge(k)
-		e.From = n.ID
-		return e, e.To
-	}, func(e *registry.LineageEdge, id string) { e.To = id })
-}
-
-// down are the edges from what came from n to n.
-func (w walker) down(n registry.Node) ([]step, error) {
-	return w.steps(bucketIn, n, func(k []byte) (registry.LineageEdge, string) {
-		p := parts(k)
-		e := registry.LineageEdge{To: n.ID, Kind: registry.EdgeKind(p[1]), From: p[2], Relation: registry.Relation(p[3])}
-		return e, e.From
-	}, func(e *registry.LineageEdge, id string) { e.From = id })
-}
-
-func outEdge(k []byte) registry.LineageEdge {
-	p := parts(k)
-	return registry.LineageEdge{From: p[0], Kind: registry.EdgeKind(p[1]), To: p[2], Relation: registry.Relation(p[3])}
-}
-
-func (w walker) steps(bucket string, n registry.Node, read func([]byte) (registry.LineageEdge, string), set func(*registry.LineageEdge, string)) ([]step, error) {
-	names, err := w.aliases(n)
+// show is a node as the caller sees it, and false for one that the transaction does not know.
+func (w *walker) show(n uint32) (registry.Node, bool, error) {
+	row, found, err := w.node(nodeNumber(n))
+	if err != nil || !found {
+		return registry.Node{}, false, err
+	}
+	if row.kind != versionCode {
+		shown, err := w.named(registry.ParseNodeID(row.name))
+		return shown, true, err
+	}
+	tag, err := registry.ParseTag(row.name)
 	if err != nil {
-		return nil, err
+		return registry.Node{}, false, nil
 	}
-	var steps []step
-	for _, name := range names {
-		for r := range w.scan(bucket, prefix(name), nil) {
-			if err := r.check(); err != nil {
-				return nil, err
-			}
-			e, other := read(r.key)
-			if len(w.kinds) > 0 && !slices.Contains(w.kinds, e.Kind) {
-				continue
-			}
-			next, ok, err := w.resolve(other)
-			if err != nil {
-				return nil, err
-			}
-			if ok {
-				set(&e, next.ID)
-				steps = append(steps, step{e, next})
-			}
-		}
+	place := w.lines.owners[n]
+	if !w.reads(place) || row.state == 0 {
+		return registry.Node{}, false, w.err
 	}
-	return steps, nil
+	m := w.models[place]
+	return registry.Node{ID: registry.VersionNodeID(m.ID, tag), Kind: registry.VersionNode, Model: m.Name.String(), Tag: tag, State: states[row.state]}, true, nil
 }
 
-// aliases are the ids under which edges to n may be kept: a version is also known by the name
-// that a card calls it by, perhaps written before the version was there.
-func (w walker) aliases(n registry.Node) ([]string, error) {
-	if n.Kind != registry.VersionNode {
-		return []string{n.ID}, nil
+// named says of the name of a model, when it has no revision, what model of this server it names.
+func (w *walker) named(n registry.Node) (registry.Node, error) {
+	if n.Kind != registry.ExternalModelNode || strings.Contains(n.Name, "@") {
+		return n, nil
 	}
-	return []string{n.ID, registry.ExternalModelNodeID(n.Model, n.Tag.String())}, nil
-}
-
-// resolve gives the node that the caller sees for an id, or false when it may not see it.
-func (w walker) resolve(id string) (registry.Node, bool, error) {
-	n := registry.ParseNodeID(id)
-	switch n.Kind {
-	case registry.VersionNode:
-		modelID, tag, ok := registry.ParseVersionNodeID(id)
-		if !ok {
-			return n, false, nil
-		}
-		return w.version(modelID, tag)
-	case registry.ExternalModelNode:
-		return w.external(n)
-	}
-	return n, true, nil
-}
-
-// external gives the node for a model's name, with or without a revision: the version of this server
-// that it names, or the node itself, which says what model of this server it names. A model that
-// the caller may not read is as one that is not there.
-func (w walker) external(n registry.Node) (registry.Node, bool, error) {
-	name, revision, revised := strings.Cut(n.Name, "@")
 	var m registry.Model
-	if found, err := modelByName(w.tx, name, &m); err != nil || !found || !w.reads(&m) {
-		return n, true, err
-	}
-	if !revised {
+	found, err := modelByName(w.tx, n.Name, &m)
+	if err == nil && found && (m.ID == w.known || access.CanRead(w.id, &m)) {
 		n.Model = m.Name.String()
-		return n, true, nil
 	}
-	if tag, err := registry.ParseTag(revision); err == nil {
-		if v, ok, err := w.version(m.ID, tag); err != nil || ok {
-			return v, ok, err
-		}
-	}
-	return n, true, nil
+	return n, err
 }
 
-func (w walker) version(modelID string, tag registry.Tag) (registry.Node, bool, error) {
-	var m registry.Model
-	if found, err := w.get(bucketModels, key(modelID), &m); err != nil || !found || !w.reads(&m) {
-		return registry.Node{}, false, err
-	}
-	var row registry.VersionRecord
-	if found, err := w.get(bucketVersions, key(modelID, tag.String()), &row); err != nil || !found {
-		return registry.Node{}, false, err
-	}
-	return registry.Node{
-		ID: registry.VersionNodeID(modelID, tag), Kind: registry.VersionNode,
-		Model: m.Name.String(), Tag: tag, State: row.State,
-	}, true, nil
+func compareEdges(a, b registry.LineageEdge) int {
+	return cmp.Or(strings.Compare(a.From, b.From), strings.Compare(a.To, b.To), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Relation, b.Relation))
 }

@@ -63,7 +63,7 @@ func TestLineage(t *testing.T) {
 		kinds     []registry.EdgeKind
 		want      []string
 	}{
-		{v1, up, 0, nil, []string{v1, base, calls, v1calls, v1base}},
+		{v1, up, 0, nil, []string{v1, calls, base, v1calls, v1base}},
 		{v1, down, 0, nil, []string{v1, v11, v2, v11v1, v2v11}},
 		{v1, down, 1, nil, []string{v1, v11, v11v1, "and more"}},
 		{v1, down, 2, nil, []string{v1, v11, v2, v11v1, v2v11}},
@@ -108,9 +108,9 @@ func TestLineageNodes(t *testing.T) {
 	g := must[registry.Graph](t)(b.Lineage(t.Context(), reader, registry.Walk{Start: node(m, "v1.0.0"), Direction: registry.Ancestors}))
 	want := []registry.Node{
 		{ID: node(m, "v1.0.0"), Kind: registry.VersionNode, Model: "acme/fraud", Tag: registry.MustTag("v1.0.0"), State: registry.Published},
+		{ID: "dataset:calls:2026", Kind: registry.DatasetNode, Name: "calls:2026"},
 		{ID: "model:other/base@main", Kind: registry.ExternalModelNode, Name: "other/base@main"},
 		{ID: "run:jenkins/7", Kind: registry.RunNode, Name: "jenkins/7"},
-		{ID: "dataset:calls:2026", Kind: registry.DatasetNode, Name: "calls:2026"},
 	}
 	if diff := gocmp.Diff(want, g.Nodes, sameNames...); diff != "" {
 		t.Errorf("nodes (-want +got):\n%s", diff)
@@ -172,14 +172,17 @@ func TestLineageDepth(t *testing.T) {
 func TestLineageNodesLimit(t *testing.T) {
 	for _, extra := range []int{-1, 0, 1, 20} {
 		b := newBook(t)
-		hidden := b.model("acme/hidden", registry.Private)
+		hidden, open := b.model("acme/hidden", registry.Private), b.model("acme/open", registry.Public)
 		var edges []registry.LineageEdge
 		children := registry.MaxLineageNodes - 1 + extra
 		for i := range children {
 			edges = append(edges, registry.LineageEdge{From: fmt.Sprintf("run:%d", i), To: "dataset:calls", Kind: registry.Used})
 		}
-		b.add(registry.EdgesAdded{ModelID: hidden.ID, Edges: edges})
-		for i := range 30 { // they sort behind the runs, and are as good as not there
+		// What is hidden is as good as not there, whether it comes before or behind.
+		b.add(registry.EdgesAdded{ModelID: hidden.ID, Edges: []registry.LineageEdge{{From: "run:hidden", To: "dataset:calls", Kind: registry.Used}}})
+		b.publish(hidden, "v0.1.0", used("dataset:calls"))
+		b.add(registry.EdgesAdded{ModelID: open.ID, Edges: edges})
+		for i := range 30 {
 			b.publish(hidden, fmt.Sprintf("v1.%d.0", i), used("dataset:calls"))
 		}
 		g := must[registry.Graph](t)(b.Lineage(t.Context(), reader, registry.Walk{Start: "dataset:calls", Direction: registry.Both}))
