@@ -58,6 +58,15 @@ func Invalid(field, format string, args ...any) error {
 	return &FieldError{Field: field, Detail: fmt.Sprintf(format, args...)}
 }
 
+// InField says of a [FieldError] where in the request the field is: prefix comes before its name. Other errors stay what they are.
+func InField(err error, prefix string) error {
+	var f *FieldError
+	if !errors.As(err, &f) {
+		return err
+	}
+	return &FieldError{Field: prefix + f.Field, Detail: f.Detail}
+}
+
 func (e *FieldError) Error() string { return e.Detail }
 
 func (e *FieldError) Unwrap() error { return ErrInvalid }

@@ -228,7 +228,12 @@ func questions() (list []question) {
 		add("Deliveries", role, registry.DeliveryFilter{ModelID: fraud, Version: registry.MustTag("v1.0.0")}, registry.Page{})
 		for _, node := range []string{"dataset:calls-2026", "model:acme/fraud", "model:acme/fraud@v1.0.0", "run:jenkins/7", "version:m-fraud:v1.1.0-rc.1", "version:m-secret:v2.0.0", "version:m-gone:v0.1.0"} {
 			add("Lineage", role, registry.Walk{Start: node, Direction: registry.Both})
+			add("Impact", role, registry.Concern{Node: node}, page)
+			add("Path", role, node, "dataset:calls-2026")
+			add("LineageDiff", role, node, "version:m-fraud:v1.0.0", registry.Page{})
+			add("Reached", role, node, []string{"dataset:calls-2026", "run:jenkins/7"})
 		}
+		add("Impact", role, registry.Concern{Model: "acme/fraud"}, registry.Page{})
 	}
 	for _, sink := range []string{sinkA, sinkB, "nobody"} {
 		add("Waiting", sink, 4)
@@ -298,6 +303,7 @@ func questions() (list []question) {
 				for _, id := range []string{r.ModelID, again} {
 					once("Version", id, v.Tag)
 					once("StateHistory", id, v.Tag)
+					once("Shared", access.System, id, v.Tag, registry.Page{})
 					once("Withdrawn", id, v.Artifact.Digest)
 					once("Withdrawn", id, v.Files[1].Digest)
 					once("VersionsAt", id, v.Commit)

@@ -83,6 +83,8 @@ type versionIndex interface {
 	BuildingImages(ctx context.Context) ([]registry.VersionRecord, error)
 	Evaluations(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.Evaluation, error)
 	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
+	// Reached are those of some nodes that a node came from, each with a way there that goes through nothing that id may not read.
+	Reached(ctx context.Context, id access.Identity, start string, among []string) (map[string][]registry.Node, error)
 	EvaluationByID(ctx context.Context, modelID, id string) (registry.Evaluation, error)
 	Unmirrored(ctx context.Context, limit int) ([]registry.Mark, error)
 	Mirrored(marks []registry.Mark) error
@@ -207,6 +209,8 @@ type Service struct {
 	quotas  quotas
 	tensors *tensorWork
 	wake    chan struct{} // pokes the background work; see Run
+
+	declaring sync.Mutex // held while lineage is declared, see Declare
 
 	mu         sync.Mutex
 	active     map[string]func()                 // pushes whose refs may still move, by id -> what ends their use of the model

@@ -323,7 +323,36 @@ func (p *publication) lineage(ctx context.Context) ([]registry.LineageEdge, erro
 			edges = append(edges, registry.LineageEdge{From: self, To: registry.VersionNodeID(p.m.ID, v.Version.Tag), Kind: registry.DerivedFrom, Relation: registry.Ancestor})
 		}
 	}
-	return append(edges, cardEdges(self, p.version.Card)...), nil
+	for _, e := range cardEdges(self, p.version.Card) {
+		way, err := p.closes(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		if way != "" {
+			p.warn("the card of %s names a base that came from it; that is not recorded: %s", p.tag, way)
+			continue
+		}
+		edges = append(edges, e)
+	}
+	return edges, nil
+}
+
+// closes is the cycle that an edge from the new version would close with what its readers know, or nothing.
+func (p *publication) closes(ctx context.Context, e registry.LineageEdge) (string, error) {
+	// Before it is there, the version is known by its name only.
+	name := registry.ExternalModelNodeID(p.m.Name.String(), p.tag.String())
+	if e.To == name {
+		return name + " <- " + name, nil
+	}
+	reached, err := p.Index.Reached(ctx, readers(p.m), e.To, []string{name})
+	way := []string{name}
+	for _, n := range reached[name] {
+		way = append(way, shownNode(n))
+	}
+	if err != nil || len(way) == 1 {
+		return "", err
+	}
+	return strings.Join(way, " <- "), nil
 }
 
 // cardEdges are what a card says its model came from.

@@ -204,7 +204,28 @@ func (w *walker) find(id string) (uint32, bool) {
 		return 0, kind != registry.VersionNode
 	}
 	shown := w.shownAs(uint32(n))
+	if kind != registry.VersionNode && !w.isNamed(shown) {
+		return 0, true // what only others named is as good as not there
+	}
 	return shown, w.sees(shown)
+}
+
+// isNamed reports whether the caller can know that something names the node: it is a version, or at the end of an edge that the caller
+// sees.
+func (w *walker) isNamed(n uint32) (named bool) {
+	if w.lines.kinds[n] == versionCode {
+		return true
+	}
+	all := *w
+	all.kinds = 1<<len(edgeKinds) - 1
+	for _, up := range []bool{false, true} {
+		all.around(n, up, func(uint32, label) bool {
+			named = true
+			return false
+		})
+	}
+	w.err = all.err
+	return named
 }
 
 // around calls fn for each edge at n that the caller sees, up to what n came from or down, until fn says that it is enough.
@@ -417,7 +438,7 @@ func (w *walker) show(n uint32) (registry.Node, bool, error) {
 		return registry.Node{}, false, w.err
 	}
 	m := w.models[place]
-	return registry.Node{ID: registry.VersionNodeID(m.ID, tag), Kind: registry.VersionNode, Model: m.Name.String(), Tag: tag, State: states[row.state]}, true, nil
+	return registry.Node{ID: registry.VersionNodeID(m.ID, tag), Kind: registry.VersionNode, Model: m.Name.String(), Tag: tag, State: stateNames[row.state]}, true, nil
 }
 
 // named says of the name of a model, when it has no revision, what model of this server it names.

@@ -43,10 +43,11 @@ const (
 // stateCode says in a byte what state a version is in. 0 is one that edges name and that was not published.
 type stateCode byte
 
-var states = []registry.VersionState{"", registry.Published, registry.Deprecated, registry.Quarantined, registry.Revoked}
+// stateNames are the states by their code.
+var stateNames = []registry.VersionState{"", registry.Published, registry.Deprecated, registry.Quarantined, registry.Revoked}
 
 func codeOfState(s registry.VersionState) stateCode {
-	return stateCode(max(0, slices.Index(states, s)))
+	return stateCode(max(0, slices.Index(stateNames, s)))
 }
 
 const nodeHead = 1 + 1 + 8 + 8 + 1
@@ -66,7 +67,7 @@ func (r nodeRow) encode() []byte {
 }
 
 func decodeNode(b []byte) (nodeRow, error) {
-	if len(b) < nodeHead || len(b) < nodeHead+int(b[nodeHead-1]) || int(b[1]) >= len(states) {
+	if len(b) < nodeHead || len(b) < nodeHead+int(b[nodeHead-1]) || int(b[1]) >= len(stateNames) {
 		return nodeRow{}, fmt.Errorf("a node of %d bytes: %w", len(b), ErrDamaged)
 	}
 	r := nodeRow{kind: nodeCode(b[0]), state: stateCode(b[1]), owner: nodeNumber(binary.BigEndian.Uint64(b[2:]))}

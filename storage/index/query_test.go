@@ -26,21 +26,37 @@ func world(tb testing.TB, hidden bool) *book {
 			return
 		}
 		m := b.model(name, v)
-		r := b.publish(m, "v1.0.0", append(edges, registry.LineageEdge{To: "dataset:calls", Kind: registry.Used})...)
-		b.add(evaluation(m, "v1.0.0", "e1-"+name), evaluation(m, "v1.0.0", "e2-"+name), change(m, r, staging, "c-"+name), event(m, "main", "notify"))
+		r := version(m, "v1.0.0", append(edges, registry.LineageEdge{To: "dataset:secret", Kind: registry.Used}, registry.LineageEdge{To: "dataset:calls", Kind: registry.Used})...)
+		r.Version.Files = append(r.Version.Files, registry.File{Path: "a.bin", Digest: digest.FromString("shared"), SizeBytes: 7}, registry.File{Path: "b.bin", Digest: digest.FromString("of the secret ones"), SizeBytes: 8})
+		b.add(r)
+		e := evaluation(m, "v1.0.0", "e2-"+name)
+		e.Evaluation.Dataset.Name = "secret test"
+		b.add(evaluation(m, "v1.0.0", "e1-"+name), e, change(m, r, staging, "c-"+name), event(m, "main", "notify"))
+		// What a hidden model says about things that others know too.
+		b.add(registry.EdgesAdded{ModelID: m.ID, Edges: []registry.LineageEdge{
+			{From: "dataset:calls", To: "dataset:raw of " + name, Kind: registry.DerivedFrom}, {From: "dataset:calls", To: "dataset:raw", Kind: registry.DerivedFrom},
+			{From: "run:7", To: "dataset:calls", Kind: registry.Used}, {From: "model:acme/never", To: "dataset:calls", Kind: registry.Used},
+		}})
 	}
 	fraud := registry.VersionNodeID("id-acme-fraud", registry.MustTag("v1.0.0"))
 	secret("acme/aaa", registry.Private)
 	m := b.model("acme/fraud", registry.Public)
-	r := b.publish(m, "v1.0.0", registry.LineageEdge{To: "dataset:calls", Kind: registry.Used}, registry.LineageEdge{To: registry.ExternalModelNodeID("acme/aaa", "v1.0.0"), Kind: registry.DerivedFrom},
+	r := version(m, "v1.0.0", registry.LineageEdge{To: "dataset:calls", Kind: registry.Used}, registry.LineageEdge{To: registry.ExternalModelNodeID("acme/aaa", "v1.0.0"), Kind: registry.DerivedFrom},
 		registry.LineageEdge{To: registry.ExternalModelNodeID("acme/aaa", ""), Kind: registry.DerivedFrom})
+	r.Version.Files = append(r.Version.Files, registry.File{Path: "a.json", Digest: digest.FromString("shared"), SizeBytes: 7})
+	b.add(r, registry.EdgesAdded{ModelID: m.ID, Edges: []registry.LineageEdge{
+		{From: fraud, To: "run:7", Kind: registry.GeneratedBy}, {From: "run:7", To: "dataset:first", Kind: registry.Used}, {From: "run:7", To: "dataset:calls", Kind: registry.Used},
+		{From: "dataset:calls", To: "dataset:raw", Kind: registry.DerivedFrom},
+	}})
 	secret("acme/middle", registry.Internal, registry.LineageEdge{To: fraud, Kind: registry.DerivedFrom})
 	for n := range 5 {
 		b.add(evaluation(m, "v1.0.0", fmt.Sprintf("e%d", n)), change(m, r, staging, fmt.Sprintf("c%d", n)), event(m, fmt.Sprintf("main %d", n), "notify"))
 		secret(fmt.Sprintf("acme/n%d", n), registry.Private, registry.LineageEdge{To: registry.ExternalModelNodeID("acme/fraud", "v1.0.0"), Kind: registry.DerivedFrom, Relation: registry.Finetune})
 	}
 	other := b.model("acme/other", registry.Public)
-	b.publish(other, "v1.0.0", registry.LineageEdge{To: fraud, Kind: registry.DerivedFrom})
+	v := version(other, "v1.0.0", registry.LineageEdge{To: fraud, Kind: registry.DerivedFrom})
+	v.Version.Files = append(v.Version.Files, registry.File{Path: "tokenizer.json", Digest: digest.FromString("shared"), SizeBytes: 7})
+	b.add(v, change(other, v, staging, "c"))
 	secret("acme/zzz", registry.Private, registry.LineageEdge{To: registry.VersionNodeID(other.ID, registry.MustTag("v1.0.0")), Kind: registry.DerivedFrom})
 	return b
 }
@@ -80,13 +96,56 @@ func asked(tb testing.TB, b *book, id access.Identity) string {
 		tell(fmt.Sprintf("history, %d, next %s", limit, next), history, err)
 	}
 	for _, start := range []string{
-		"dataset:calls", "model:acme/aaa", "model:acme/aaa@v1.0.0", "model:acme/fraud@v1.0.0", "model:acme/n0@v1.0.0", "version:id-acme-fraud:v1.0.0", "version:id-acme-aaa:v1.0.0", "version:id-acme-middle:v1.0.0",
+		"dataset:calls", "dataset:raw", "dataset:raw of acme/aaa", "dataset:secret", "dataset:secret test", "run:7", "model:acme/never", "model:acme/aaa", "model:acme/aaa@v1.0.0", "model:acme/fraud@v1.0.0", "model:acme/n0@v1.0.0", "version:id-acme-fraud:v1.0.0", "version:id-acme-aaa:v1.0.0", "version:id-acme-middle:v1.0.0",
 	} {
 		for _, depth := range []int{0, 1, 2} {
 			for _, d := range []registry.Direction{registry.Ancestors, registry.Descendants, registry.Both} {
 				g, err := b.Lineage(ctx, id, registry.Walk{Start: start, Direction: d, Depth: depth})
 				tell(fmt.Sprintf("lineage %s of %s to %d", d, start, depth), g, err)
 			}
+		}
+		for _, limit := range []int{0, 1, 2} {
+			for cursor, page := "", 0; page == 0 || cursor != ""; page++ {
+				g, err := b.Lineage(ctx, id, registry.Walk{Start: start, Limit: limit, Cursor: cursor, Kinds: []registry.EdgeKind{registry.DerivedFrom, registry.Used, registry.EvaluatedWith}})
+				tell(fmt.Sprintf("page %d of %d of lineage of %s, next %q", page, limit, start, g.Next), g, err)
+				cursor = g.Next
+			}
+			for cursor, page := "", 0; page == 0 || cursor != ""; page++ {
+				impact, err := b.Impact(ctx, id, registry.Concern{Node: start}, registry.Page{Cursor: cursor, Limit: limit})
+				tell(fmt.Sprintf("page %d of %d of impact of %s, next %q", page, limit, start, impact.Next), impact, err)
+				cursor = impact.Next
+			}
+			for cursor, page := "", 0; page == 0 || cursor != ""; page++ {
+				items, next, err := b.LineageDiff(ctx, id, start, "version:id-acme-other:v1.0.0", registry.Page{Cursor: cursor, Limit: limit})
+				tell(fmt.Sprintf("page %d of %d of %s against other, next %q", page, limit, start, next), items, err)
+				cursor = next
+			}
+		}
+		for _, to := range []string{"dataset:calls", "model:acme/aaa", "model:acme/n0@v1.0.0", "version:id-acme-other:v1.0.0", "version:id-acme-zzz:v1.0.0", "version:id-acme-fraud:v1.0.0"} {
+			path, err := b.Path(ctx, id, start, to)
+			tell(fmt.Sprintf("path from %s to %s", start, to), path, err)
+			reached, err := b.Reached(ctx, id, start, []string{to})
+			tell(fmt.Sprintf("way from %s to %s", start, to), reached, err)
+		}
+		for _, cursor := range []string{"dataset:secret", "model:acme/n0@v1.0.0", "version:id-acme-aaa:v1.0.0", "dataset:never"} {
+			g, err := b.Lineage(ctx, id, registry.Walk{Start: start, Cursor: cursor})
+			tell(fmt.Sprintf("lineage of %s behind %s", start, cursor), g, err)
+			impact, err := b.Impact(ctx, id, registry.Concern{Node: start}, registry.Page{Cursor: cursor})
+			tell(fmt.Sprintf("impact of %s behind %s", start, cursor), impact, err)
+		}
+	}
+	for _, of := range []registry.Concern{
+		{Dataset: "calls"}, {Dataset: "secret"}, {Model: "acme/aaa"}, {Model: "acme/fraud"}, {Model: "acme/fraud@v1.0.0"}, {Model: "acme/n0"}, {Model: "acme/n0@v1.0.0"}, {Model: "acme/never"},
+		{Digest: digest.FromString("shared")}, {Digest: digest.FromString("of the secret ones")},
+	} {
+		impact, err := b.Impact(ctx, id, of, registry.Page{})
+		tell(fmt.Sprintf("impact of %+v", of), impact, err)
+	}
+	for _, limit := range []int{0, 1} {
+		for cursor, page := "", 0; page == 0 || cursor != ""; page++ {
+			items, next, err := b.Shared(ctx, id, "id-acme-fraud", registry.MustTag("v1.0.0"), registry.Page{Cursor: cursor, Limit: limit})
+			tell(fmt.Sprintf("page %d of %d of shared, next %q", page, limit, next), items, err)
+			cursor = next
 		}
 	}
 	return out.String()

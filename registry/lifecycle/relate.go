@@ -1,0 +1,231 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
+)
+
+// The bounds of what is declared at once.
+const (
+	MaxDeclaredEdges = 100
+	maxNodeIDLen     = 1024 // bytes
+)
+
+// Declare adds edges of lineage that a client knows of: the run that made a version, its code, the data of a dataset. They belong to the model: who may
+// not read it sees none of them. An edge that was declared before is no change. A cycle is a [registry.ErrConflict] that names it; what the
+// caller may not read closes none.
+func (s *Service) Declare(ctx context.Context, by Request, m registry.Model, edges []registry.LineageEdge) error {
+	if err := access.Authorize(by.Identity, access.Relate, &m); err != nil {
+		return err
+	}
+	if len(edges) == 0 || len(edges) > MaxDeclaredEdges {
+		return registry.Invalid("edges", "declare 1 to %d edges at once", MaxDeclaredEdges)
+	}
+	// Two models may close a cycle together.
+	s.declaring.Lock()
+	defer s.declaring.Unlock()
+	unlock := s.locks.lock(m.ID)
+	defer unlock()
+	if _, err := s.Index.ModelByID(ctx, m.ID); err != nil {
+		return err
+	}
+	var tags []registry.Tag // versions of the model that edges begin at
+	for i, e := range edges {
+		tag, err := s.checkEdge(ctx, by.Identity, m, e)
+		if err != nil {
+			return registry.InField(err, fmt.Sprintf("edges[%d].", i))
+		}
+		if !tag.IsZero() && !slices.Contains(tags, tag) {
+			tags = append(tags, tag)
+		}
+	}
+	if err := s.checkCycles(ctx, by.Identity, edges); err != nil {
+		return err
+	}
+	now := s.Now()
+	if err := s.commit(ctx, registry.Group{At: now, Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{registry.EdgesAdded{ModelID: m.ID, Edges: edges}}}); err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		v, err := s.Index.Version(ctx, m.ID, tag)
+		if err != nil {
+			return err
+		}
+		s.attestLineage(ctx, m, v)
+	}
+	return nil
+}
+
+// readers is who may know what every reader of the model may know, and no more.
+func readers(m registry.Model) access.Identity {
+	if m.Visibility == registry.Public {
+		return access.Anonymous(true)
+	}
+	return access.Identity{Name: access.System.Name, Role: access.Reader}
+}
+
+// attestLineage states anew what a version came from. What cannot be stated now is stated later. The caller holds the model's lock.
+func (s *Service) attestLineage(ctx context.Context, m registry.Model, v registry.VersionRecord) {
+	record, err := s.attest(ctx, m, v)
+	if err == nil {
+		err = s.commit(ctx, registry.Group{At: s.Now(), Actor: access.System.Name, Records: []registry.Record{record}})
+	}
+	if err == nil {
+		return
+	}
+	s.Log.WarnContext(ctx, "what a version came from cannot be stated now; it will be tried again", "model", m.Name, "version", v.Version.Tag, "error", err.Error())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unattested[registry.VersionNodeID(m.ID, v.Version.Tag)] = v
+}
+
+// edgeEnds are what an edge of a kind may join, in the sense of PROV-DM: what is derived is a thing, what uses things is done, or is a thing
+// that stands for how it was made.
+var edgeEnds = map[registry.EdgeKind][2][]registry.NodeKind{
+	registry.DerivedFrom: {
+		{registry.VersionNode, registry.ExternalModelNode, registry.DatasetNode, registry.CodeNode},
+		{registry.VersionNode, registry.ExternalModelNode, registry.DatasetNode, registry.CodeNode},
+	},
+	registry.Used: {
+		{registry.VersionNode, registry.ExternalModelNode, registry.RunNode},
+		{registry.VersionNode, registry.ExternalModelNode, registry.DatasetNode, registry.CodeNode},
+	},
+	registry.GeneratedBy: {
+		{registry.VersionNode, registry.ExternalModelNode, registry.DatasetNode, registry.CodeNode},
+		{registry.RunNode},
+	},
+}
+
+// declaredRelations are those that a client may declare.
+var declaredRelations = []registry.Relation{"", registry.Finetune, registry.Adapter, registry.Merge, registry.Quantized}
+
+// checkEdge says what is wrong with an edge, and of which version of the model it says something.
+func (s *Service) checkEdge(ctx context.Context, id access.Identity, m registry.Model, e registry.LineageEdge) (tag registry.Tag, err error) {
+	ends, ok := edgeEnds[e.Kind]
+	if !ok {
+		return tag, registry.Invalid("kind", "%.100q is no kind of edge that is declared: say derived_from, used or generated_by", e.Kind)
+	}
+	if e.Relation != "" && e.Kind != registry.DerivedFrom || !slices.Contains(declaredRelations, e.Relation) {
+		return tag, registry.Invalid("relation", "a relation says how something is derived_from a model: finetune, adapter, merge or quantized")
+	}
+	for i, end := range []struct{ field, id string }{{"from", e.From}, {"to", e.To}} {
+		n, err := parseNode(end.id)
+		if err != nil {
+			return tag, registry.InField(err, end.field)
+		}
+		if !slices.Contains(ends[i], n.Kind) {
+			return tag, registry.Invalid(end.field, "an edge %s cannot join a %s there", e.Kind, n.Kind)
+		}
+		if n.Kind != registry.VersionNode {
+			continue
+		}
+		modelID, t, _ := registry.ParseVersionNodeID(end.id)
+		if i == 0 && modelID != m.ID {
+			return tag, registry.Invalid("from", "the edge begins at a version of another model: declare it there")
+		}
+		other := m
+		if modelID != m.ID {
+			if other, err = s.Index.ModelByID(ctx, modelID); err != nil {
+				return tag, err
+			}
+			if err := access.Authorize(id, access.Read, &other); err != nil {
+				return tag, err
+			}
+		}
+		if _, err := s.Index.Version(ctx, modelID, t); err != nil {
+			return tag, err
+		}
+		if i == 0 {
+			tag = t
+		}
+	}
+	if e.From == e.To {
+		return tag, registry.Conflict("%s cannot come from itself", e.From)
+	}
+	return tag, nil
+}
+
+// parseNode reads a node's id as clients give it.
+func parseNode(id string) (registry.Node, error) {
+	n := registry.ParseNodeID(id)
+	if n.Kind == "" || n.Kind == registry.CommitNode {
+		return n, registry.Invalid("", "%.100q names no node: say NAMESPACE/NAME@TAG, dataset:NAME, model:NAME[@REVISION], run:NAME or code:URL@REVISION", id)
+	}
+	if n.Kind == registry.VersionNode {
+		if _, _, ok := registry.ParseVersionNodeID(id); !ok {
+			return n, registry.Invalid("", "%.100q names no version", id)
+		}
+		return n, nil
+	}
+	if n.Name == "" || len(id) > maxNodeIDLen || strings.TrimSpace(n.Name) != n.Name || !printable(n.Name) || strings.ContainsAny(n.Name, "\n\r\t") {
+		return n, registry.Invalid("", "the name of a node is text of 1 to %d bytes, without control characters and without space around it", maxNodeIDLen)
+	}
+	return n, nil
+}
+
+// checkCycles refuses edges that would close a cycle, together with each other and with what is there.
+func (s *Service) checkCycles(ctx context.Context, id access.Identity, edges []registry.LineageEdge) error {
+	var begins []string // where new edges begin
+	for _, e := range edges {
+		if !slices.Contains(begins, e.From) {
+			begins = append(begins, e.From)
+		}
+	}
+	// From each end of a new edge: where new edges begin that it came from already, and the way there.
+	ways := map[string]map[string][]string{}
+	for _, e := range edges {
+		if ways[e.To] != nil {
+			continue
+		}
+		reached, err := s.Index.Reached(ctx, id, e.To, begins)
+		if err != nil {
+			return err
+		}
+		ways[e.To] = map[string][]string{e.To: {e.To}}
+		for to, nodes := range reached {
+			for _, n := range nodes {
+				ways[e.To][to] = append(ways[e.To][to], shownNode(n))
+			}
+		}
+	}
+	for _, e := range edges {
+		if way := cycle(e.To, e.From, edges, ways, map[string]bool{}); way != nil {
+			return registry.Conflict("that %s came from %s would close a cycle: %s", way[len(way)-1], way[0], strings.Join(append(way, way[0]), " <- "))
+		}
+	}
+	return nil
+}
+
+// cycle is a way from one node up to another, along the ways that are there and new edges, or nil.
+func cycle(from, to string, edges []registry.LineageEdge, ways map[string]map[string][]string, seen map[string]bool) []string {
+	if seen[from] {
+		return nil
+	}
+	seen[from] = true
+	if way := ways[from][to]; way != nil {
+		return way
+	}
+	for _, e := range edges {
+		way := ways[from][e.From]
+		if way == nil {
+			continue
+		}
+		if rest := cycle(e.To, to, edges, ways, seen); rest != nil {
+			return append(slices.Clone(way), rest...)
+		}
+	}
+	return nil
+}
+
+// shownNode is a node as people name it.
+func shownNode(n registry.Node) string {
+	if n.Kind == registry.VersionNode {
+		return n.Model + "@" + n.Tag.String()
+	}
+	return n.ID
+}
