@@ -42,6 +42,10 @@ type modelQueries interface {
 	Refs(ctx context.Context, modelID string) (map[string]registry.AnnouncedRef, error)
 	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
 	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
+	Path(ctx context.Context, id access.Identity, from, to string) (registry.Path, error)
+	LineageDiff(ctx context.Context, id access.Identity, a, b string, at registry.Page) ([]registry.Related, string, error)
+	Shared(ctx context.Context, id access.Identity, modelID string, tag registry.Tag, at registry.Page) ([]registry.SharedFile, string, error)
+	Impact(ctx context.Context, id access.Identity, of registry.Concern, at registry.Page) (registry.Impact, error)
 }
 
 type versionQueries interface {
@@ -197,6 +201,7 @@ func (s *Server) routes() {
 	v1.Match(read, "/usage", s.getUsage)
 	v1.Match(read, "/models", s.listModels)
 	v1.POST("/models", s.createModel)
+	v1.Match(read, "/impact", s.getImpact)
 	v1.Match(read, "/events", s.listEvents)
 	v1.Match(read, "/deliveries", s.listDeliveries)
 	v1.POST("/deliveries/:sink/:event/redeliver", s.redeliver)
@@ -224,6 +229,10 @@ func (s *Server) routes() {
 	m.POST("/environments/:env/rollback", s.rollBack)
 	m.POST("/environments/:env/freeze", s.freeze)
 	m.Match(read, "/lineage/:rev", s.getLineage)
+	m.POST("/lineage/:rev", s.declareEdges)
+	m.Match(read, "/lineage/:rev/path", s.getPath)
+	m.Match(read, "/lineage/:rev/diff", s.diffLineage)
+	m.Match(read, "/shared/:rev", s.listShared)
 	m.Match(read, "/compare/:revs", s.compare)
 
 	for _, d := range s.Doors {

@@ -252,37 +252,6 @@ func (s *Server) approve(c echo.Context) error {
 	return c.JSON(http.StatusCreated, approval)
 }
 
-func (s *Server) getLineage(c echo.Context) error {
-	m, err := s.model(c, access.Read)
-	if err != nil {
-		return err
-	}
-	v, err := s.versionAt(c, m)
-	if err != nil {
-		return err
-	}
-	walk := registry.Walk{Start: registry.VersionNodeID(m.ID, v.Version.Tag)}
-	if walk.Depth, err = intParam(c, "depth", registry.MaxLineageDepth); err != nil {
-		return err
-	}
-	switch d := registry.Direction(c.QueryParam("direction")); d {
-	case "":
-		walk.Direction = registry.Both
-	case registry.Ancestors, registry.Descendants, registry.Both:
-		walk.Direction = d
-	default:
-		return registry.Invalid("direction", "direction is ancestors, descendants or both")
-	}
-	if walk.Kinds, err = kindsParam(c.QueryParam("kinds")); err != nil {
-		return err
-	}
-	graph, err := s.Index.Lineage(c.Request().Context(), door.Identity(c), walk)
-	if err != nil {
-		return err
-	}
-	return c.JSON(http.StatusOK, graph)
-}
-
 func (s *Server) listDeliveries(c echo.Context) error {
 	if err := access.Authorize(door.Identity(c), access.ReadDeliveries, nil); err != nil {
 		return err

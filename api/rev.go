@@ -65,10 +65,10 @@ func kindsParam(text string) ([]registry.EdgeKind, error) {
 	for name := range strings.SplitSeq(text, ",") {
 		kind := registry.EdgeKind(name)
 		switch kind {
-		case registry.DerivedFrom, registry.Used, registry.GeneratedBy:
+		case registry.DerivedFrom, registry.Used, registry.GeneratedBy, registry.EvaluatedWith:
 			kinds = append(kinds, kind)
 		default:
-			return nil, registry.Invalid("kinds", "kinds are %s, %s and %s, joined by commas", registry.DerivedFrom, registry.Used, registry.GeneratedBy)
+			return nil, registry.Invalid("kinds", "kinds are %s, %s, %s and %s, joined by commas", registry.DerivedFrom, registry.Used, registry.GeneratedBy, registry.EvaluatedWith)
 		}
 	}
 	return kinds, nil

@@ -58,6 +58,10 @@ type Node struct {
 	Tag   Tag          `json:"tag,omitzero"`
 	State VersionState `json:"state,omitempty"`
 	Name  string       `json:"name,omitempty"` // of a dataset, a run or an external model
+
+	// Of a version.
+	Commit      ObjectID  `json:"commit,omitempty"`
+	PublishedAt time.Time `json:"published_at,omitzero"`
 }
 
 // LineageEdge says that From came from To.

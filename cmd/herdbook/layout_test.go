@@ -25,6 +25,7 @@ var imports = map[string][]string{
 	"registry/problem":                     {"registry"},
 	"registry/gate":                        {"registry", "registry/statistics"},
 	"registry/card":                        {"registry"},
+	"registry/provenance":                  {"registry"},
 	"registry/results":                     {"registry", "registry/card"},
 	"registry/inspect":                     {"registry"},
 	"registry/modelpack":                   {"registry", "registry/inspect"},
@@ -39,7 +40,7 @@ var imports = map[string][]string{
 	"storage/gitrepo/hook":                 {},
 	"storage/internal/durable":             {},
 	"storage/internal/durable/durabletest": {"storage/internal/durable"},
-	"api":                                  {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door", "docs/schemas"},
+	"api":                                  {"registry", "registry/access", "registry/lifecycle", "registry/problem", "registry/provenance", "api/internal/auth", "api/internal/door", "docs/schemas"},
 	"api/githttp":                          {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/door"},
 	"api/lfs":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door"},
 	"api/ssh":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth"},
@@ -66,6 +67,7 @@ var imports = map[string][]string{
 // owners names the packages that alone may import a dependency: those that begin so.
 var owners = map[string][]string{
 	"cel.dev/cel-go":                     {"registry/gate"},
+	"github.com/google/uuid":             {"registry/provenance"},
 	"go.yaml.in/yaml/v3":                 {"registry/card"},
 	"google.golang.org/protobuf":         {"registry/inspect"},
 	"golang.org/x/mod":                   {"registry"},

@@ -68,6 +68,8 @@ type commands struct {
 	Versions   versionsCommand   `cmd:"" help:"List the versions of a model, with their metrics."`
 	Show       showCommand       `cmd:"" help:"Show a version, and how to pull it."`
 	Compare    compareCommand    `cmd:"" help:"Show how two versions differ: files, card, metrics, policy and tensors."`
+	Lineage    lineageCommand    `cmd:"" help:"Show and declare what versions came from."`
+	Impact     impactCommand     `cmd:"" help:"Show what came from a dataset, a model or a file, and where it runs."`
 	Evaluate   evaluateCommand   `cmd:"" help:"Record an evaluation of a version or a commit."`
 	Gate       gateCommand       `cmd:"" help:"Show what the gates say of a version; exits 1 when one is closed."`
 	Policy     policyCommand     `cmd:"" help:"Check a policy before it is pushed."`

@@ -188,6 +188,7 @@ func (s *Service) checkCycles(ctx context.Context, id access.Identity, edges []r
 		}
 		ways[e.To] = map[string][]string{e.To: {e.To}}
 		for to, nodes := range reached {
+			ways[e.To][to] = nil
 			for _, n := range nodes {
 				ways[e.To][to] = append(ways[e.To][to], shownNode(n))
 			}

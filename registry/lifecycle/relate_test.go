@@ -27,7 +27,8 @@ func TestDeclare(t *testing.T) {
 	self := registry.VersionNodeID(m.ID, v.Version.Tag)
 	edges := []registry.LineageEdge{
 		edge(self, registry.GeneratedBy, "run:jenkins/7"), edge("run:jenkins/7", registry.Used, "code:https://git.example/train@4f1"),
-		edge("dataset:calls", registry.DerivedFrom, "dataset:raw calls"), {From: self, To: "model:other/base@main", Kind: registry.DerivedFrom, Relation: registry.Finetune},
+		edge("dataset:calls", registry.DerivedFrom, "dataset:raw calls"),
+		{From: self, To: "model:other/base@main", Kind: registry.DerivedFrom, Relation: registry.Finetune},
 	}
 	for range 2 { // the second time it is no change
 		if err := s.declare(by("ada"), m, edges...); err != nil {

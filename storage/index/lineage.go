@@ -438,7 +438,10 @@ func (w *walker) show(n uint32) (registry.Node, bool, error) {
 		return registry.Node{}, false, w.err
 	}
 	m := w.models[place]
-	return registry.Node{ID: registry.VersionNodeID(m.ID, tag), Kind: registry.VersionNode, Model: m.Name.String(), Tag: tag, State: stateNames[row.state]}, true, nil
+	return registry.Node{
+		ID: registry.VersionNodeID(m.ID, tag), Kind: registry.VersionNode,
+		Model: m.Name.String(), Tag: tag, State: stateNames[row.state], Commit: row.commit, PublishedAt: row.published,
+	}, true, nil
 }
 
 // named says of the name of a model, when it has no revision, what model of this server it names.

@@ -107,7 +107,7 @@ func TestLineageNodes(t *testing.T) {
 	b.add(registry.EdgesAdded{ModelID: m.ID, Edges: []registry.LineageEdge{{From: node(m, "v1.0.0"), To: "run:jenkins/7", Kind: registry.GeneratedBy}}})
 	g := must[registry.Graph](t)(b.Lineage(t.Context(), reader, registry.Walk{Start: node(m, "v1.0.0"), Direction: registry.Ancestors}))
 	want := []registry.Node{
-		{ID: node(m, "v1.0.0"), Kind: registry.VersionNode, Model: "acme/fraud", Tag: registry.MustTag("v1.0.0"), State: registry.Published},
+		{ID: node(m, "v1.0.0"), Kind: registry.VersionNode, Model: "acme/fraud", Tag: registry.MustTag("v1.0.0"), State: registry.Published, Commit: commitOf("v1.0.0"), PublishedAt: begin},
 		{ID: "dataset:calls:2026", Kind: registry.DatasetNode, Name: "calls:2026"},
 		{ID: "model:other/base@main", Kind: registry.ExternalModelNode, Name: "other/base@main"},
 		{ID: "run:jenkins/7", Kind: registry.RunNode, Name: "jenkins/7"},

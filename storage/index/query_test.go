@@ -34,8 +34,10 @@ func world(tb testing.TB, hidden bool) *book {
 		b.add(evaluation(m, "v1.0.0", "e1-"+name), e, change(m, r, staging, "c-"+name), event(m, "main", "notify"))
 		// What a hidden model says about things that others know too.
 		b.add(registry.EdgesAdded{ModelID: m.ID, Edges: []registry.LineageEdge{
-			{From: "dataset:calls", To: "dataset:raw of " + name, Kind: registry.DerivedFrom}, {From: "dataset:calls", To: "dataset:raw", Kind: registry.DerivedFrom},
-			{From: "run:7", To: "dataset:calls", Kind: registry.Used}, {From: "model:acme/never", To: "dataset:calls", Kind: registry.Used},
+			{From: "dataset:calls", To: "dataset:raw of " + name, Kind: registry.DerivedFrom},
+			{From: "dataset:calls", To: "dataset:raw", Kind: registry.DerivedFrom},
+			{From: "run:7", To: "dataset:calls", Kind: registry.Used},
+			{From: "model:acme/never", To: "dataset:calls", Kind: registry.Used},
 		}})
 	}
 	fraud := registry.VersionNodeID("id-acme-fraud", registry.MustTag("v1.0.0"))
@@ -45,7 +47,9 @@ func world(tb testing.TB, hidden bool) *book {
 		registry.LineageEdge{To: registry.ExternalModelNodeID("acme/aaa", ""), Kind: registry.DerivedFrom})
 	r.Version.Files = append(r.Version.Files, registry.File{Path: "a.json", Digest: digest.FromString("shared"), SizeBytes: 7})
 	b.add(r, registry.EdgesAdded{ModelID: m.ID, Edges: []registry.LineageEdge{
-		{From: fraud, To: "run:7", Kind: registry.GeneratedBy}, {From: "run:7", To: "dataset:first", Kind: registry.Used}, {From: "run:7", To: "dataset:calls", Kind: registry.Used},
+		{From: fraud, To: "run:7", Kind: registry.GeneratedBy},
+		{From: "run:7", To: "dataset:first", Kind: registry.Used},
+		{From: "run:7", To: "dataset:calls", Kind: registry.Used},
 		{From: "dataset:calls", To: "dataset:raw", Kind: registry.DerivedFrom},
 	}})
 	secret("acme/middle", registry.Internal, registry.LineageEdge{To: fraud, Kind: registry.DerivedFrom})
@@ -135,8 +139,16 @@ func asked(tb testing.TB, b *book, id access.Identity) string {
 		}
 	}
 	for _, of := range []registry.Concern{
-		{Dataset: "calls"}, {Dataset: "secret"}, {Model: "acme/aaa"}, {Model: "acme/fraud"}, {Model: "acme/fraud@v1.0.0"}, {Model: "acme/n0"}, {Model: "acme/n0@v1.0.0"}, {Model: "acme/never"},
-		{Digest: digest.FromString("shared")}, {Digest: digest.FromString("of the secret ones")},
+		{Dataset: "calls"},
+		{Dataset: "secret"},
+		{Model: "acme/aaa"},
+		{Model: "acme/fraud"},
+		{Model: "acme/fraud@v1.0.0"},
+		{Model: "acme/n0"},
+		{Model: "acme/n0@v1.0.0"},
+		{Model: "acme/never"},
+		{Digest: digest.FromString("shared")},
+		{Digest: digest.FromString("of the secret ones")},
 	} {
 		impact, err := b.Impact(ctx, id, of, registry.Page{})
 		tell(fmt.Sprintf("impact of %+v", of), impact, err)

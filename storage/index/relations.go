@@ -465,7 +465,9 @@ func (db *DB) Shared(ctx context.Context, id access.Identity, modelID string, ta
 			return fmt.Errorf("version %s: %w", tag, registry.ErrNotFound)
 		}
 		files := slices.Clone(v.Version.Files)
-		slices.SortStableFunc(files, func(a, b registry.File) int { return cmp.Or(cmp.Compare(b.SizeBytes, a.SizeBytes), strings.Compare(a.Path, b.Path)) })
+		slices.SortStableFunc(files, func(a, b registry.File) int {
+			return cmp.Or(cmp.Compare(b.SizeBytes, a.SizeBytes), strings.Compare(a.Path, b.Path))
+		})
 		path, after, err := sharedCursor(at.Cursor)
 		if err != nil {
 			return err
@@ -579,7 +581,7 @@ func (db *DB) Reached(ctx context.Context, id access.Identity, start string, amo
 			if w.err != nil {
 				return w.err
 			}
-			if !ok || b == 0 || b == a || w.marks.place(b) < 0 {
+			if !ok || b == 0 || w.marks.place(b) < 0 {
 				continue
 			}
 			var path registry.Path
