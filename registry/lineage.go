@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -75,7 +74,7 @@ type LineageEdge struct {
 // VersionNodeID is the node of a version. It holds the model's id, so that a model of the same
 // name that comes after a deletion is another node.
 func VersionNodeID(modelID string, tag Tag) string {
-	return fmt.Sprintf("version:%s:%s", modelID, tag)
+	return "version:" + modelID + ":" + tag.String()
 }
 
 // ParseVersionNodeID is the inverse of VersionNodeID.

@@ -123,7 +123,7 @@ func ParseTag(s string) (Tag, error) {
 // HasBuildMetadata reports whether s is a full semantic version with build metadata. Such a
 // tag looks like a version and can never be one here, so that a push of it is refused.
 func HasBuildMetadata(s string) bool {
-	return semver.IsValid(s) && semver.Build(s) != "" && semver.Canonical(s)+semver.Build(s) == s
+	return strings.Contains(s, "+") && semver.IsValid(s) && semver.Build(s) != "" && semver.Canonical(s)+semver.Build(s) == s
 }
 
 // MustTag is ParseTag for tags that are written in the program.

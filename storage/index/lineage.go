@@ -44,7 +44,7 @@ func (db *DB) Lineage(ctx context.Context, id access.Identity, w registry.Walk) 
 			depth = registry.MaxLineageDepth
 		}
 		wk.until(from, limit)
-		wk.visit(start, 0, noParent)
+		wk.meet(start, 0, noParent)
 		for _, up := range ways(w.Direction) {
 			if wk.spread([]uint32{0}, up, depth) {
 				g.Truncated = true
@@ -92,7 +92,7 @@ type walker struct {
 	models   map[uint32]registry.Model
 
 	marks *marks
-	order []met
+	order []visit
 
 	after  uint32 // node that the page before ended with, or 0
 	limit  int    // of a page
@@ -102,8 +102,8 @@ type walker struct {
 	err error
 }
 
-// met is a node that a walk has met, and how.
-type met struct {
+// visit is a node that a walk has met, and how.
+type visit struct {
 	node   uint32
 	depth  int32
 	parent int32 // place of the node from which it was met
@@ -257,6 +257,34 @@ func (w *walker) list(a *adjacency, n uint32, fn func(uint32, label) bool) bool 
 	return true
 }
 
+// met is around for edges to nodes that the walk has met. Of a node at which many edges end it looks at few.
+func (w *walker) met(n uint32, up bool, fn func(next uint32, l label) bool) {
+	a := &w.lines.in
+	if up {
+		a = &w.lines.out
+	}
+	names := [2]uint32{n, 0}
+	if w.lines.kinds[n] == versionCode {
+		names[1] = w.lines.nameOf[n]
+	}
+	for _, name := range names {
+		for _, edges := range [2][]half{a.packed(name), a.since[name]} {
+			for _, h := range edges {
+				next := h.other
+				if w.marks.place(next) < 0 && w.lines.kinds[next] == namedCode {
+					next = w.lines.versionOf[next]
+				}
+				if w.marks.place(next) < 0 || w.kinds&(1<<(h.label()>>4)) == 0 || !w.reads(h.owner()) {
+					continue
+				}
+				if !fn(next, h.label()) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // cursor is the node that the page before ended with.
 func (w *walker) cursor(text string) (uint32, error) {
 	if text == "" {
@@ -280,8 +308,8 @@ func (w *walker) until(after uint32, limit int) {
 	}
 }
 
-// visit notes that a node was met, unless it was before.
-func (w *walker) visit(n uint32, depth int32, by int32) bool {
+// meet notes that a node was met, unless it was before.
+func (w *walker) meet(n uint32, depth int32, by int32) bool {
 	if w.marks.place(n) >= 0 {
 		return false
 	}
@@ -290,7 +318,7 @@ func (w *walker) visit(n uint32, depth int32, by int32) bool {
 		w.at = len(w.order)
 		w.enough = w.at + 1 + w.limit + 1
 	}
-	w.order = append(w.order, met{node: n, depth: depth, parent: by})
+	w.order = append(w.order, visit{node: n, depth: depth, parent: by})
 	return true
 }
 
@@ -311,7 +339,7 @@ func (w *walker) spread(level []uint32, up bool, depth int) (cut bool) {
 				w.err = w.ctx.Err()
 			}
 			w.around(w.order[place].node, up, func(next uint32, l label) bool {
-				if w.visit(next, d, int32(place)) {
+				if w.meet(next, d, int32(place)) {
 					m := &w.order[len(w.order)-1]
 					m.label, m.up = l, up
 					below = append(below, uint32(len(w.order)-1))
@@ -342,7 +370,7 @@ func (w *walker) leadsOn(level []uint32, up bool) (more bool) {
 }
 
 // page is the part of the walk that was asked for, and whether there is more behind it.
-func (w *walker) page(limit int) (page []met, more bool, err error) {
+func (w *walker) page(limit int) (page []visit, more bool, err error) {
 	if w.after != 0 && w.at < 0 {
 		return nil, false, badCursor()
 	}
@@ -354,68 +382,55 @@ func (w *walker) page(limit int) (page []met, more bool, err error) {
 }
 
 // fill shows a page of the walk: its nodes, and the edges that join them with each other and with those of the pages before.
-func (w *walker) fill(g *registry.Graph, page []met) error {
-	ids := map[uint32]string{}
-	id := func(n uint32) (string, error) {
-		if text, ok := ids[n]; ok {
-			return text, nil
-		}
-		shown, _, err := w.show(n)
-		ids[n] = shown.ID
-		return shown.ID, err
-	}
+func (w *walker) fill(g *registry.Graph, page []visit) error {
+	g.Nodes = slices.Grow(g.Nodes, len(page))
+	ids := make([]string, len(w.order)) // by place
 	for _, m := range page {
 		n, ok, err := w.show(m.node)
 		if err != nil {
 			return err
 		}
 		if ok {
-			ids[m.node] = n.ID
+			ids[w.marks.place(m.node)] = n.ID
 			g.Nodes = append(g.Nodes, n)
 		}
 	}
-	type joined struct {
-		from, to uint32
-		label    label
+	id := func(n uint32) string {
+		at := &ids[w.marks.place(n)]
+		if *at == "" {
+			shown, _, err := w.show(n)
+			if err != nil {
+				w.err = err
+			}
+			*at = shown.ID
+		}
+		return *at
 	}
-	seen := map[joined]bool{}
+	g.Edges = slices.Grow(g.Edges, len(page))
 	for _, m := range page {
 		place := w.marks.place(m.node)
 		for _, up := range []bool{true, false} {
-			w.around(m.node, up, func(next uint32, l label) bool {
-				if other := w.marks.place(next); other < 0 || other > place {
+			w.met(m.node, up, func(next uint32, l label) bool {
+				if w.marks.place(next) > place {
 					return true
 				}
-				e := joined{m.node, next, l}
-				if !up {
-					e.from, e.to = next, m.node
-				}
-				if seen[e] {
-					return true
-				}
-				if len(seen) == registry.MaxLineageEdges {
+				if len(g.Edges) == registry.MaxLineageEdges {
 					g.Truncated = true
 					return false
 				}
-				seen[e] = true
+				from, to := id(m.node), id(next)
+				if !up {
+					from, to = to, from
+				}
+				if from != "" && to != "" {
+					g.Edges = append(g.Edges, registry.LineageEdge{From: from, To: to, Kind: l.kind(), Relation: l.relation()})
+				}
 				return true
 			})
 		}
 	}
-	for e := range seen {
-		from, err := id(e.from)
-		if err != nil {
-			return err
-		}
-		to, err := id(e.to)
-		if err != nil {
-			return err
-		}
-		if from != "" && to != "" {
-			g.Edges = append(g.Edges, registry.LineageEdge{From: from, To: to, Kind: e.label.kind(), Relation: e.label.relation()})
-		}
-	}
 	slices.SortFunc(g.Edges, compareEdges)
+	g.Edges = slices.Compact(g.Edges) // models may say the same of things that are not theirs
 	return w.err
 }
 

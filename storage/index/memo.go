@@ -17,7 +17,9 @@ type memos struct {
 
 const (
 	// maxMemo is how many values of a kind are kept, and maxMemoBytes how long they are at most: what clients push may be long.
+	// Models are small, and a walk through lineage asks for those of all that it meets.
 	maxMemo      = 2000
+	maxModels    = 32_000
 	maxMemoBytes = 4 << 10
 )
 
@@ -35,6 +37,10 @@ type decoded[V any] struct {
 
 // decode decodes the value of k into v.
 func (m *memo[V]) decode(bucket string, k, value []byte, v *V) error {
+	most := maxMemo
+	if bucket == bucketModels {
+		most = maxModels
+	}
 	m.mu.RLock()
 	known, ok := m.byKey[string(k)]
 	m.mu.RUnlock()
@@ -52,7 +58,7 @@ func (m *memo[V]) decode(bucket string, k, value []byte, v *V) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.byKey == nil || len(m.byKey) >= maxMemo {
+	if m.byKey == nil || len(m.byKey) >= most {
 		m.byKey = map[string]decoded[V]{}
 	}
 	m.byKey[string(k)] = decoded[V]{bytes.Clone(value), fresh}

@@ -39,14 +39,14 @@ func (db *DB) Path(ctx context.Context, id access.Identity, from, to string) (re
 			return err
 		}
 		w.until(b, -1)
-		w.visit(a, 0, noParent)
+		w.meet(a, 0, noParent)
 		w.spread([]uint32{0}, true, noDepth)
 		if place := w.marks.place(b); place >= 0 {
 			return w.tell(&path, w.back(place), true)
 		}
 		other, done := w.another()
 		defer done()
-		other.visit(b, 0, noParent)
+		other.meet(b, 0, noParent)
 		other.spread([]uint32{0}, true, noDepth)
 		best, sum := -1, 0
 		for place, m := range other.order {
@@ -95,8 +95,8 @@ func (w *walker) another() (*walker, func()) {
 }
 
 // back is the way that a walk took to a place, from its start.
-func (w *walker) back(place int) []met {
-	var way []met
+func (w *walker) back(place int) []visit {
+	var way []visit
 	for ; place != noParent; place = int(w.order[place].parent) {
 		way = append(way, w.order[place])
 	}
@@ -106,7 +106,7 @@ func (w *walker) back(place int) []met {
 
 // tell adds a way to a path: up from its first node to what it came from, or down. The first is left out when the path ends with
 // it.
-func (w *walker) tell(path *registry.Path, way []met, up bool) error {
+func (w *walker) tell(path *registry.Path, way []visit, up bool) error {
 	for i, m := range way {
 		n, ok, err := w.show(m.node)
 		if err != nil || !ok {
@@ -149,7 +149,7 @@ func (db *DB) Impact(ctx context.Context, id access.Identity, of registry.Concer
 		}
 		var level []uint32
 		for _, n := range starts {
-			if w.visit(n, 0, noParent) {
+			if w.meet(n, 0, noParent) {
 				level = append(level, uint32(len(w.order)-1))
 			}
 		}
@@ -402,7 +402,7 @@ func (db *DB) LineageDiff(ctx context.Context, id access.Identity, a, b string, 
 		defer done()
 		for wk, n := range map[*walker]uint32{w: first, other: second} {
 			if n != 0 {
-				wk.visit(n, 0, noParent)
+				wk.meet(n, 0, noParent)
 				wk.spread([]uint32{0}, true, noDepth)
 			}
 			if wk.err != nil {
@@ -416,7 +416,7 @@ func (db *DB) LineageDiff(ctx context.Context, id access.Identity, a, b string, 
 			}
 		}
 		if from != 0 {
-			i := slices.IndexFunc(all, func(m met) bool { return m.node == from })
+			i := slices.IndexFunc(all, func(m visit) bool { return m.node == from })
 			if i < 0 {
 				return badCursor()
 			}
@@ -574,7 +574,7 @@ func (db *DB) Reached(ctx context.Context, id access.Identity, start string, amo
 		if w.err != nil || !ok || a == 0 {
 			return w.err
 		}
-		w.visit(a, 0, noParent)
+		w.meet(a, 0, noParent)
 		w.spread([]uint32{0}, true, noDepth)
 		for _, to := range among {
 			b, ok := w.find(to)
