@@ -34,6 +34,7 @@ var functions = template.FuncMap{
 	"signed":     signed,
 	"percent":    percent,
 	"shape":      registry.ShapeText,
+	"kind":       func(k registry.NodeKind) string { return kindNames[k] },
 }
 
 // size is a number of bytes in the largest binary unit of which there is at least one.

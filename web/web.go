@@ -44,6 +44,7 @@ type modelQueries interface {
 	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
 	Usage(ctx context.Context, modelID string) (registry.Usage, error)
 	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
+	Shared(ctx context.Context, id access.Identity, modelID string, tag registry.Tag, at registry.Page) ([]registry.SharedFile, string, error)
 }
 
 type versionQueries interface {
@@ -107,7 +108,7 @@ var assetFiles embed.FS
 // New makes the pages.
 func New(c Config) (*Pages, error) {
 	p := &Pages{Config: c, templates: map[string]*template.Template{}, markdown: newMarkdown()}
-	for _, name := range []string{"index", "model", "version", "compare", "error"} {
+	for _, name := range []string{"index", "model", "version", "compare", "lineage", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("template %s: %w", name, err)
@@ -128,15 +129,16 @@ func New(c Config) (*Pages, error) {
 // Register adds the routes.
 func (p *Pages) Register(e *echo.Echo) {
 	for path, handler := range map[string]echo.HandlerFunc{
-		"/":                        p.index,
-		"/login":                   p.logIn,
-		"/favicon.ico":             p.icon.serve,
-		p.stylesheet.path:          p.stylesheet.serve,
-		p.icon.path:                p.icon.serve,
-		"/:ns/:name":               p.model,
-		"/:ns/:name/versions/:tag": p.version,
-		"/:ns/:name/compare/:revs": p.compare,
-		"/:ns/:name/raw/:commit/*": p.raw,
+		"/":                                p.index,
+		"/login":                           p.logIn,
+		"/favicon.ico":                     p.icon.serve,
+		p.stylesheet.path:                  p.stylesheet.serve,
+		p.icon.path:                        p.icon.serve,
+		"/:ns/:name":                       p.model,
+		"/:ns/:name/versions/:tag":         p.version,
+		"/:ns/:name/versions/:tag/lineage": p.lineage,
+		"/:ns/:name/compare/:revs":         p.compare,
+		"/:ns/:name/raw/:commit/*":         p.raw,
 	} {
 		e.Match([]string{http.MethodGet, http.MethodHead}, path, handler)
 	}
