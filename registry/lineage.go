@@ -61,6 +61,9 @@ type Node struct {
 	// Of a version.
 	Commit      ObjectID  `json:"commit,omitempty"`
 	PublishedAt time.Time `json:"published_at,omitzero"`
+
+	// RevokedAncestor is the id of the nearest version that this node came from and that was revoked, of those that the caller may read.
+	RevokedAncestor string `json:"revoked_ancestor,omitempty"`
 }
 
 // LineageEdge says that From came from To.

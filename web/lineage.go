@@ -244,6 +244,9 @@ func newBox(n registry.Node, start string) box {
 	if n.Kind == registry.VersionNode && n.State != registry.Published {
 		b.Class, b.Note = b.Class+" "+string(n.State), string(n.State)
 	}
+	if n.RevokedAncestor != "" && n.State.Usable() {
+		b.Class, b.Note = b.Class+" tainted", "from a revoked version"
+	}
 	if n.ID == start {
 		b.Class, b.Note = b.Class+" here", "this version"
 		if n.State != registry.Published {

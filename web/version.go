@@ -238,6 +238,7 @@ func (p *Pages) addVersionCard(ctx context.Context, view *versionView) error {
 type lineageView struct {
 	From, To  []relative
 	Truncated bool
+	Revoked   bool // it came from a version that was revoked
 }
 
 // relative is a node next to the version.
@@ -253,7 +254,7 @@ func newLineage(g registry.Graph, start string) lineageView {
 	for _, n := range g.Nodes {
 		nodes[n.ID] = n
 	}
-	view := lineageView{Truncated: g.Truncated}
+	view := lineageView{Truncated: g.Truncated, Revoked: nodes[start].RevokedAncestor != ""}
 	for _, e := range g.Edges {
 		switch start {
 		case e.From:

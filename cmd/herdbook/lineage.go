@@ -195,6 +195,9 @@ func nodeText(n registry.Node) string {
 	if n.State != registry.Published {
 		text += " (" + string(n.State) + ")"
 	}
+	if n.RevokedAncestor != "" {
+		text += " (from a revoked version)"
+	}
 	return text
 }
 

@@ -106,7 +106,7 @@ func AttestEvaluations(model registry.ModelName, v registry.Version, evaluations
 func AttestLineage(model registry.ModelName, v registry.Version, nodes []registry.Node, edges []registry.LineageEdge) (Attestation, error) {
 	p := lineagePredicate{Model: model, Version: v.Tag, Published: v.PublishedAt, By: v.PublishedBy, From: slices.Clone(nodes), Edges: slices.Clone(edges)}
 	for i := range p.From {
-		p.From[i].State = "" // which may change, while this does not
+		p.From[i].State, p.From[i].RevokedAncestor = "", "" // which may change, while this does not
 	}
 	return attest(model, v, LineagePredicate, p)
 }

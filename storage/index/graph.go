@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/herdbook/herdbook/registry"
 )
 
 // graph is the lineage in memory, so that a walk over many nodes reads arrays and the file only for what it shows. It is made from the
@@ -27,6 +29,8 @@ type graph struct {
 
 	// A version and the name by which cards may call it.
 	versionOf, nameOf map[uint32]uint32
+
+	revoked map[uint32]bool
 
 	scratch sync.Pool // *marks
 }
@@ -120,6 +124,9 @@ func (g *graph) addNode(n nodeNumber, r nodeRow) {
 		if r.state == 0 {
 			g.kinds[n] = modelCode // nothing that is shown
 		}
+		if stateNames[r.state] == registry.Revoked {
+			g.revoked[uint32(n)] = true
+		}
 	}
 }
 
@@ -183,7 +190,7 @@ func (db *DB) buildGraph(ctx context.Context) error {
 		return nil
 	}
 	g.places, g.models = map[nodeNumber]uint32{}, []string{""}
-	g.versionOf, g.nameOf = map[uint32]uint32{}, map[uint32]uint32{}
+	g.versionOf, g.nameOf, g.revoked = map[uint32]uint32{}, map[uint32]uint32{}, map[uint32]bool{}
 	g.kinds, g.owners = []nodeCode{otherCode}, []uint32{0}
 	err := db.view(ctx, func(t tx) error {
 		for r := range t.scan(bucketNodes, nil, nil) {

@@ -3,6 +3,7 @@ package index
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -383,6 +384,8 @@ func (w *walker) page(limit int) (page []visit, more bool, err error) {
 
 // fill shows a page of the walk: its nodes, and the edges that join them with each other and with those of the pages before.
 func (w *walker) fill(g *registry.Graph, page []visit) error {
+	revoked, done := w.revoked()
+	defer done()
 	g.Nodes = slices.Grow(g.Nodes, len(page))
 	ids := make([]string, len(w.order)) // by place
 	for _, m := range page {
@@ -392,6 +395,7 @@ func (w *walker) fill(g *registry.Graph, page []visit) error {
 		}
 		if ok {
 			ids[w.marks.place(m.node)] = n.ID
+			n.RevokedAncestor = revoked(m.node)
 			g.Nodes = append(g.Nodes, n)
 		}
 	}
@@ -432,6 +436,35 @@ func (w *walker) fill(g *registry.Graph, page []visit) error {
 	slices.SortFunc(g.Edges, compareEdges)
 	g.Edges = slices.Compact(g.Edges) // models may say the same of things that are not theirs
 	return w.err
+}
+
+// revoked finds the nearest revoked version that a node came from, or nothing. The caller calls done.
+func (w *walker) revoked() (above func(n uint32) string, done func()) {
+	if len(w.lines.revoked) == 0 {
+		return func(uint32) string { return "" }, func() {}
+	}
+	below, done := w.another()
+	below.look(nil)
+	var level []uint32
+	for _, n := range slices.Sorted(maps.Keys(w.lines.revoked)) {
+		if w.sees(n) {
+			below.meet(n, 0, noParent)
+			level = append(level, uint32(len(level)))
+		}
+	}
+	below.spread(level, false, noDepth)
+	return func(n uint32) string {
+		place := below.marks.place(n)
+		if place < 0 || below.order[place].parent == noParent {
+			return ""
+		}
+		for below.order[place].parent != noParent {
+			place = int(below.order[place].parent)
+		}
+		shown, _, err := w.show(below.order[place].node)
+		w.err = cmp.Or(w.err, below.err, err)
+		return shown.ID
+	}, done
 }
 
 // show is a node as the caller sees it, and false for one that the transaction does not know.

@@ -221,6 +221,7 @@ func (t tx) nodeState(modelID string, tag registry.Tag, s registry.VersionState)
 		return err
 	}
 	row.state = codeOfState(s)
+	t.grown.node(n, row)
 	return t.putNode(n, row)
 }
 

@@ -167,6 +167,8 @@ func (db *DB) Impact(ctx context.Context, id access.Identity, of registry.Concer
 		if err != nil {
 			return err
 		}
+		revoked, done := w.revoked()
+		defer done()
 		for _, m := range page {
 			n, ok, err := w.show(m.node)
 			if err != nil {
@@ -175,6 +177,7 @@ func (db *DB) Impact(ctx context.Context, id access.Identity, of registry.Concer
 			if !ok {
 				continue
 			}
+			n.RevokedAncestor = revoked(m.node)
 			impact.Next = n.ID
 			if m.depth == 0 && n.Kind != registry.VersionNode {
 				continue // it is what was asked about

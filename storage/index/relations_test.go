@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/access"
 )
 
 // family is a base that two models came from, one of them through a version of its own, and a dataset of the base.
@@ -277,5 +278,52 @@ func TestLineageGrows(t *testing.T) {
 	grown.open()
 	if diff := cmp.Diff(before, ask(grown)); diff != "" {
 		t.Errorf("lineage from the file (-grown +made):\n%s", diff)
+	}
+}
+
+// What came from a revoked version is marked, for those who may read that; also after a start.
+func TestRevokedAncestors(t *testing.T) {
+	b := family(t)
+	secret := b.model("acme/secret", registry.Private)
+	b.publish(secret, "v1.0.0")
+	b.add(registry.EdgesAdded{ModelID: "id-acme-voice", Edges: []registry.LineageEdge{{From: voice1, To: node(secret, "v1.0.0"), Kind: registry.DerivedFrom}}})
+	marked := func(id access.Identity) string {
+		t.Helper()
+		var list []string
+		for _, start := range []string{base1, "dataset:raw", node(secret, "v1.0.0")} {
+			g := must[registry.Graph](t)(b.Lineage(t.Context(), id, registry.Walk{Start: start, Direction: registry.Descendants}))
+			impact := must[registry.Impact](t)(b.Impact(t.Context(), id, registry.Concern{Dataset: "raw"}, registry.Page{}))
+			for _, n := range g.Nodes {
+				if n.RevokedAncestor != "" {
+					list = append(list, n.ID+" from "+n.RevokedAncestor)
+				}
+				for _, i := range impact.Items {
+					if i.ID == n.ID && i.RevokedAncestor != n.RevokedAncestor {
+						t.Errorf("%s is from %q in an impact and from %q in lineage", n.ID, i.RevokedAncestor, n.RevokedAncestor)
+					}
+				}
+			}
+		}
+		slices.Sort(list)
+		return strings.Join(slices.Compact(list), ", ")
+	}
+	revoke := func(m registry.Model, tag string) {
+		b.add(registry.VersionStateSet{ModelID: m.ID, Change: registry.StateChange{ID: "s" + m.ID + tag, Version: registry.MustTag(tag), State: registry.Revoked, Previous: registry.Published, At: begin}})
+	}
+	if got := marked(admin); got != "" {
+		t.Errorf("marked while nothing is revoked: %s", got)
+	}
+	revoke(registry.Model{ID: "id-acme-fraud"}, "v1.0.0")
+	revoke(secret, "v1.0.0")
+	const ofFraud, ofSecret = fraud2 + " from " + fraud1, voice1 + " from version:id-acme-secret:v1.0.0"
+	for range 2 {
+		if got := marked(reader); got != ofFraud {
+			t.Errorf("marked for a reader: %q, want %q", got, ofFraud)
+		}
+		if got := marked(admin); got != ofFraud+", "+ofSecret {
+			t.Errorf("marked for an administrator: %q, want %q", got, ofFraud+", "+ofSecret)
+		}
+		b.close()
+		b.open()
 	}
 }
