@@ -164,11 +164,11 @@ func (c *check) replayInto(ctx context.Context, db *index.DB, after, upTo uint64
 		if g.Seq > upTo {
 			break
 		}
-		group, err := c.decoder.Decode(g.Payload)
+		group, encoded, err := c.decoder.DecodeGroup(g.Payload)
 		if err != nil {
 			return after, fmt.Errorf("group %d: %w", g.Seq, err)
 		}
-		if batch = append(batch, index.Entry{Seq: g.Seq, Group: group}); len(batch) == replayGroups {
+		if batch = append(batch, index.Entry{Seq: g.Seq, Group: group, Encoded: encoded}); len(batch) == replayGroups {
 			if err := flush(); err != nil {
 				return after, err
 			}

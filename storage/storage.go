@@ -261,14 +261,15 @@ func (d *Data) replay(ctx context.Context, log *slog.Logger) error {
 func (d *Data) apply(batch []journal.Group) error {
 	entries := make([]index.Entry, len(batch))
 	for i, g := range batch {
-		group, ok := g.Value.(registry.Group) // which Commit has decoded
+		entry, ok := g.Value.(index.Entry) // which Commit has decoded
 		if !ok {
 			var err error
-			if group, err = d.decoder.Decode(g.Payload); err != nil {
+			if entry.Group, entry.Encoded, err = d.decoder.DecodeGroup(g.Payload); err != nil {
 				return fmt.Errorf("group %d: %w", g.Seq, err)
 			}
 		}
-		entries[i] = index.Entry{Seq: g.Seq, Group: group}
+		entry.Seq = g.Seq
+		entries[i] = entry
 	}
 	return d.Index.Apply(entries)
 }
@@ -280,14 +281,15 @@ func (d *Data) Commit(ctx context.Context, g registry.Group) error {
 	if err != nil {
 		return err
 	}
-	read, err := d.decoder.Decode(payload)
+	var read index.Entry
+	read.Group, read.Encoded, err = d.decoder.DecodeGroup(payload)
 	if err == nil {
-		err = index.Check(read)
+		err = index.Check(read.Group)
 	}
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	if blobs := namedBy(read); len(blobs) > 0 {
+	if blobs := namedBy(read.Group); len(blobs) > 0 {
 		done, err := d.naming.name(ctx, blobs, d.Blobs)
 		if err != nil {
 			return fmt.Errorf("commit: %w", err)

@@ -48,13 +48,17 @@ func parts(k []byte) []string { return strings.Split(string(k), "\x00") }
 // tx is one transaction on the ordered key-value engine: everything that the rest of the
 // package uses of it.
 type tx struct {
-	bolt   *bolt.Tx
-	memos  *memos
-	counts *registry.Counts // while groups are applied
+	bolt    *bolt.Tx
+	memos   *memos
+	counts  *registry.Counts // while groups are applied
+	pending *writeBuffer     // what is not in bolt yet, while groups are applied
 }
 
 func (t tx) put(bucket string, k []byte, v any) error {
-	data, err := json.Marshal(v)
+	if t.pending != nil {
+		return t.pending.put(t.bolt, bucket, k, v)
+	}
+	data, err := appendJSON(nil, v)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", bucket, err)
 	}
@@ -64,7 +68,10 @@ func (t tx) put(bucket string, k []byte, v any) error {
 
 // get reads the value of k into v and reports whether there is one.
 func (t tx) get(bucket string, k []byte, v any) (bool, error) {
-	value := t.bolt.Bucket([]byte(bucket)).Get(k)
+	if t.pending != nil && t.pending.held(t.bolt, bucket, k, v) {
+		return true, nil
+	}
+	value := t.value(bucket, k)
 	if value == nil {
 		return false, nil
 	}
@@ -81,17 +88,44 @@ func (t tx) get(bucket string, k []byte, v any) (bool, error) {
 	return true, decode(bucket, k, value, v)
 }
 
-func (t tx) has(bucket string, k []byte) bool {
-	return t.bolt.Bucket([]byte(bucket)).Get(k) != nil
+// value is the encoded value of k; nil when there is none.
+func (t tx) value(bucket string, k []byte) []byte {
+	if t.pending != nil {
+		return t.pending.value(t.bolt, bucket, k)
+	}
+	return t.bolt.Bucket([]byte(bucket)).Get(k)
+}
+
+func (t tx) has(bucket string, k []byte) bool { return t.value(bucket, k) != nil }
+
+// hasPrefix reports whether a key starts with p.
+func (t tx) hasPrefix(bucket string, p []byte) bool {
+	if t.pending != nil && t.pending.table(t.bolt, bucket).none() {
+		return false
+	}
+	k, _ := t.cursor(bucket).Seek(p)
+	return bytes.HasPrefix(k, p)
 }
 
 func (t tx) delete(bucket string, k []byte) error {
+	if t.pending != nil {
+		t.pending.delete(t.bolt, bucket, k)
+		return nil
+	}
 	return t.bolt.Bucket([]byte(bucket)).Delete(k)
+}
+
+// cursor walks all rows of a bucket.
+func (t tx) cursor(bucket string) *bolt.Cursor {
+	if t.pending != nil {
+		t.pending.flush(bucket)
+	}
+	return t.bolt.Bucket([]byte(bucket)).Cursor()
 }
 
 // deletePrefix removes all keys that start with p.
 func (t tx) deletePrefix(bucket string, p []byte) error {
-	cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+	cursor := t.cursor(bucket)
 	for k, _ := cursor.Seek(p); k != nil && bytes.HasPrefix(k, p); k, _ = cursor.Seek(p) {
 		if err := cursor.Delete(); err != nil {
 			return err
@@ -110,7 +144,7 @@ func (t tx) next(bucket string) (uint64, error) {
 // tell in a cursor how many there are of those that the caller may not read.
 func (t tx) numbered(bucket string, parts ...string) ([]byte, error) {
 	p := prefix(parts...)
-	cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+	cursor := t.cursor(bucket)
 	before := cursor.Prev
 	if behind, _ := cursor.Seek(append(key(parts...), 1)); behind == nil {
 		before = cursor.Last
@@ -140,7 +174,7 @@ func (r row) check() error { return check(r.bucket, r.key, r.value) }
 // scan walks the keys that start with p in order, beginning behind after when that is given.
 func (t tx) scan(bucket string, p, after []byte) iter.Seq[row] {
 	return func(yield func(row) bool) {
-		cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+		cursor := t.cursor(bucket)
 		k, v := cursor.Seek(p)
 		if len(after) > 0 {
 			k, v = cursor.Seek(after)
@@ -162,7 +196,7 @@ func (t tx) backward(bucket string, p, before []byte) iter.Seq[row] {
 		if before == nil && len(p) > 0 {
 			before = append(slices.Clone(p[:len(p)-1]), 1) // prefixes end in a NUL
 		}
-		cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+		cursor := t.cursor(bucket)
 		k, v := cursor.Last()
 		if before != nil {
 			// Where nothing comes behind, the last key is the one before.

@@ -15,6 +15,7 @@ package index
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -204,8 +205,17 @@ func (db *DB) Applied(ctx context.Context) (uint64, error) {
 
 // Entry is a group of the journal and its place there.
 type Entry struct {
-	Seq   uint64
-	Group registry.Group
+	Seq     uint64
+	Group   registry.Group
+	Encoded []registry.EncodedRecord // the records as the journal has them; they are encoded again when it is nil
+}
+
+// encoded is the text of a record, if it is known.
+func (e Entry) encoded(place int) json.RawMessage {
+	if place < len(e.Encoded) {
+		return e.Encoded[place].Data
+	}
+	return nil
 }
 
 // Apply adds groups to the index, all in one transaction. They follow each other and the last
@@ -213,6 +223,7 @@ type Entry struct {
 // index as it was.
 func (db *DB) Apply(entries []Entry) error {
 	return db.update(func(t tx) error {
+		t.pending = newWriteBuffer()
 		var applied uint64
 		if _, err := t.get(bucketMeta, key("applied"), &applied); err != nil {
 			return err
@@ -236,7 +247,10 @@ func (db *DB) Apply(entries []Entry) error {
 		if err := t.put(bucketMeta, key("counts"), t.counts); err != nil {
 			return err
 		}
-		return t.put(bucketMeta, key("applied"), applied)
+		if err := t.put(bucketMeta, key("applied"), applied); err != nil {
+			return err
+		}
+		return t.pending.flushAll()
 	})
 }
 

@@ -1,0 +1,152 @@
+package index
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/herdbook/herdbook/registry"
+)
+
+// appendJSON appends v as [json.Marshal] encodes it. What most rows hold it encodes itself. A [json.RawMessage] has to be
+// what Marshal made.
+func appendJSON(dst []byte, v any) ([]byte, error) {
+	switch v := v.(type) {
+	case nil:
+		return append(dst, "null"...), nil
+	case int64:
+		return strconv.AppendInt(dst, v, 10), nil
+	case uint64:
+		return strconv.AppendUint(dst, v, 10), nil
+	case string:
+		return appendString(dst, v), nil
+	case digest.Digest:
+		return appendString(dst, string(v)), nil
+	case registry.AnnouncedRef:
+		dst = append(dst, '{')
+		if v.ID != "" {
+			dst = append(appendString(append(dst, `"id":`...), string(v.ID)), ',')
+		}
+		return append(strconv.AppendUint(append(dst, `"generation":`...), v.Generation, 10), '}'), nil
+	case json.RawMessage:
+		return append(dst, v...), nil
+	case versionText:
+		return v.appendJSON(dst)
+	case eventText:
+		return v.appendJSON(dst)
+	case unmirroredRow:
+		return v.appendJSON(dst)
+	}
+	data, err := json.Marshal(v)
+	return append(dst, data...), err
+}
+
+// appendString appends s as a JSON string, as [json.Marshal] does.
+func appendString(dst []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			data, _ := json.Marshal(s) // a string always encodes
+			return append(dst, data...)
+		}
+	}
+	return append(append(append(dst, '"'), s...), '"')
+}
+
+// versionText is the row of a version that was just published, and the text of the version in it if that is known: most
+// of the time in which a version is applied would go into encoding it again.
+type versionText struct {
+	row  registry.VersionRecord
+	text json.RawMessage
+}
+
+func (v versionText) appendJSON(dst []byte) ([]byte, error) {
+	if v.text == nil {
+		return appendJSON(dst, v.row)
+	}
+	dst = append(appendString(append(dst, `{"model_id":`...), v.row.ModelID), `,"version":`...)
+	dst = append(append(dst, v.text...), `,"state":`...)
+	dst = append(appendString(dst, string(v.row.State)), `,"image":{"state":`...)
+	return append(appendString(dst, string(v.row.Image.State)), "}}"...), nil
+}
+
+// eventText is an event with its number, and its text without one if that is known.
+type eventText struct {
+	event registry.Event
+	text  json.RawMessage
+}
+
+func (e eventText) appendJSON(dst []byte) ([]byte, error) {
+	rest, ok := bytes.CutPrefix(e.text, []byte(`{"id":`))
+	if !ok {
+		return appendJSON(dst, e.event)
+	}
+	dst = append(strconv.AppendUint(append(dst, `{"seq":`...), e.event.Seq, 10), `,"id":`...)
+	return append(dst, rest...), nil
+}
+
+func (u unmirroredRow) appendJSON(dst []byte) ([]byte, error) {
+	at, err := u.At.MarshalJSON()
+	if err != nil {
+		return dst, err
+	}
+	dst = append(append(append(dst, `{"at":`...), at...), `,"record":{"type":`...)
+	dst = append(appendString(dst, u.Record.Type), `,"data":`...)
+	return append(append(dst, u.Record.Data...), "}}"...), nil
+}
+
+// members are the values of the members of a JSON object that have these names, nil for each that is not there. The text has
+// to be what [json.Marshal] made; of any other they may be anything, but a part of it.
+func members(text json.RawMessage, names ...string) []json.RawMessage {
+	values := make([]json.RawMessage, len(names))
+	for rest := []byte(text); len(rest) > 1 && rest[1] == '"'; {
+		nameEnd := skipString(rest, 1)
+		if nameEnd >= len(rest) {
+			break
+		}
+		end := skipValue(rest, nameEnd+1)
+		if i := slices.Index(names, string(rest[2:nameEnd-1])); i >= 0 {
+			values[i] = json.RawMessage(rest[nameEnd+1 : end : end])
+		}
+		rest = rest[end:]
+	}
+	return values
+}
+
+// skipString is the end of the string that begins at a quote.
+func skipString(text []byte, at int) int {
+	for at++; at < len(text); at++ {
+		switch text[at] {
+		case '\\':
+			at++
+		case '"':
+			return at + 1
+		}
+	}
+	return len(text)
+}
+
+// skipValue is the end of the value that begins at at.
+func skipValue(text []byte, at int) int {
+	for depth := 0; at < len(text); {
+		switch text[at] {
+		case '"':
+			at = skipString(text, at)
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth < 0 {
+				return at
+			}
+		case ',':
+			if depth == 0 {
+				return at
+			}
+		}
+		at++
+	}
+	return len(text)
+}
