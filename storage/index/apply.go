@@ -253,13 +253,22 @@ func publish(t tx, r registry.VersionPublished, e Entry, place int) error {
 	if err := t.put(bucketCommits, key(r.ModelID, string(v.Commit), v.Tag.String()), nil); err != nil {
 		return err
 	}
+	usage, err := take(t, r.ModelID, v.Config.Digest.String(), v.Config.SizeBytes)
+	if err != nil {
+		return err
+	}
 	for _, f := range v.Files {
-		if err := own(t, r.ModelID, f.Digest.String(), f.SizeBytes); err != nil {
+		change, err := take(t, r.ModelID, f.Digest.String(), f.SizeBytes)
+		if err != nil {
 			return err
 		}
+		usage.Blobs += change.Blobs
+		usage.LogicalBytes += change.LogicalBytes
 	}
-	if err := own(t, r.ModelID, v.Config.Digest.String(), v.Config.SizeBytes); err != nil {
-		return err
+	if usage != (registry.Usage{}) {
+		if err := addUsage(t, r.ModelID, usage); err != nil {
+			return err
+		}
 	}
 	if err := putManifest(t, r.ModelID, r.Manifest, text[1]); err != nil {
 		return err

@@ -20,13 +20,39 @@ import (
 type writeBuffer struct {
 	tables map[string]*memtable
 	seed   maphash.Seed
+	runs   runs   // during DB.Bulk
+	made   []*run // of them
+	batch  uint64 // number of the run that is made
 	json   []byte // room to encode a value
 	arena  []byte // room for keys and values
-	err    error  // the first of what cannot return one
+	room   *reserve
+	used   [][]byte // that came from there or go there
+	err    error    // the first of what cannot return one
 }
 
-func newWriteBuffer() *writeBuffer {
-	return &writeBuffer{tables: map[string]*memtable{}, seed: maphash.MakeSeed()}
+func newWriteBuffer(seed maphash.Seed, before runs, room *reserve) *writeBuffer {
+	return &writeBuffer{tables: map[string]*memtable{}, seed: seed, runs: before, room: room}
+}
+
+// reserve is memory that an earlier transaction has used. To get it from the kernel, page by page, takes longer than to fill it.
+type reserve struct{ chunks [][]byte }
+
+// take is room of arenaBytes. The reserve may be nil.
+func (r *reserve) take() []byte {
+	if r == nil || len(r.chunks) == 0 {
+		return make([]byte, 0, arenaBytes)
+	}
+	last := len(r.chunks) - 1
+	chunk := r.chunks[last]
+	r.chunks = r.chunks[:last]
+	return chunk
+}
+
+// release gives back what the buffer has used, when nothing refers to it any more.
+func (w *writeBuffer) release() {
+	if w.room != nil {
+		w.room.chunks = append(w.room.chunks, w.used...)
+	}
 }
 
 // arenaBytes is how much room is taken at once. bbolt refers to the values until the transaction ends.
@@ -42,7 +68,8 @@ func (w *writeBuffer) keep(parts ...[]byte) []byte {
 		return bytes.Join(parts, nil)
 	}
 	if cap(w.arena)-len(w.arena) < n {
-		w.arena = make([]byte, 0, arenaBytes)
+		w.arena = w.room.take()
+		w.used = append(w.used, w.arena)
 	}
 	start := len(w.arena)
 	for _, p := range parts {
@@ -54,7 +81,9 @@ func (w *writeBuffer) keep(parts ...[]byte) []byte {
 // memtable holds what a transaction has done to one bucket: a hash table with open addressing.
 type memtable struct {
 	bucket *bolt.Bucket
-	empty  bool // there was no row in the file when the transaction began, nor did any come there since
+	fresh  bool         // bucket was empty when the transaction began, and still is
+	kept   *bolt.Bucket // has the sorted runs; nil for a bucket that has none
+	runs   []*run       // the oldest first
 	rows   []pendingRow
 	slots  []uint32 // 1 + place in rows, 0 when free; their number is a power of two, and at least twice that of rows
 }
@@ -66,21 +95,25 @@ type pendingRow struct {
 	key   []byte
 	value []byte
 	held  any
+	clean bool // it is what is stored
 }
 
 func (w *writeBuffer) table(b *bolt.Tx, bucket string) *memtable {
 	m := w.tables[bucket]
 	if m == nil {
 		m = &memtable{bucket: b.Bucket([]byte(bucket))}
+		if w.runs != nil && slices.Contains(scattered, bucket) {
+			m.kept, m.runs = b.Bucket([]byte(bucketRuns)), w.runs[bucket]
+		}
 		first, _ := m.bucket.Cursor().First()
-		m.empty = first == nil
+		m.fresh = first == nil
 		w.tables[bucket] = m
 	}
 	return m
 }
 
-// none reports whether the bucket has no row.
-func (m *memtable) none() bool { return m.empty && len(m.rows) == 0 }
+// none reports whether there is no row, but for those of this table.
+func (m *memtable) none() bool { return m.fresh && len(m.runs) == 0 }
 
 // find returns the row of a key, or nil.
 func (m *memtable) find(hash uint64, k []byte) *pendingRow {
@@ -135,6 +168,7 @@ func (w *writeBuffer) put(b *bolt.Tx, bucket string, k []byte, v any) error {
 	if r == nil {
 		r = m.add(hash, w.keep(k))
 	}
+	r.clean = false
 	switch v.(type) {
 	case registry.Model, registry.Usage:
 		r.value, r.held = nil, v
@@ -160,12 +194,12 @@ func (w *writeBuffer) delete(b *bolt.Tx, bucket string, k []byte) {
 	hash := maphash.Bytes(w.seed, k)
 	r := m.find(hash, k)
 	if r == nil {
-		if m.empty {
+		if m.none() {
 			return
 		}
 		r = m.add(hash, w.keep(k))
 	}
-	r.value, r.held = nil, nil
+	r.value, r.held, r.clean = nil, nil, false
 }
 
 // held puts the value of a key into v and reports whether there is one that is not encoded.
@@ -192,12 +226,10 @@ func (w *writeBuffer) held(b *bolt.Tx, bucket string, k []byte, v any) bool {
 // value is the encoded value of a key; nil when there is none.
 func (w *writeBuffer) value(b *bolt.Tx, bucket string, k []byte) []byte {
 	m := w.table(b, bucket)
-	r := m.find(maphash.Bytes(w.seed, k), k)
+	hash := maphash.Bytes(w.seed, k)
+	r := m.find(hash, k)
 	if r == nil {
-		if m.empty {
-			return nil
-		}
-		return m.bucket.Get(k)
+		return w.stored(m, hash, k)
 	}
 	if r.held != nil {
 		w.note(w.encode(bucket, r, r.held))
@@ -205,9 +237,27 @@ func (w *writeBuffer) value(b *bolt.Tx, bucket string, k []byte) []byte {
 	return r.value
 }
 
+// stored is value of a key that the transaction has not touched. What was found in a run is kept, because the next batch
+// of work asks for the same: many versions share a file.
+func (w *writeBuffer) stored(m *memtable, hash uint64, k []byte) []byte {
+	for _, run := range slices.Backward(m.runs) {
+		value, found, err := run.find(m.kept, hash, k)
+		w.note(err)
+		if found {
+			r := m.add(hash, w.keep(k))
+			r.value, r.clean = value, true
+			return value
+		}
+	}
+	if m.fresh {
+		return nil
+	}
+	return m.bucket.Get(k)
+}
+
 // note keeps the first error of what cannot return one. It ends the transaction.
 func (w *writeBuffer) note(err error) {
-	if w.err == nil {
+	if w.err == nil && err != nil {
 		w.err = err
 	}
 }
@@ -218,11 +268,21 @@ func (w *writeBuffer) flush(bucket string) {
 	if m == nil || len(m.rows) == 0 {
 		return
 	}
-	order := make([]place, len(m.rows))
-	for i := range order {
-		order[i].row = i
+	order := make([]place, 0, len(m.rows))
+	for i := range m.rows {
+		if !m.rows[i].clean {
+			order = append(order, place{row: i})
+		}
 	}
 	m.sort(order, 0)
+	if m.kept != nil {
+		if len(order) > 0 {
+			r, err := writeRun(m.kept, bucket, w.batch, m, order)
+			w.note(err)
+			w.made = append(w.made, r)
+		}
+		return
+	}
 	for _, p := range order {
 		r := &m.rows[p.row]
 		if r.held != nil {
@@ -230,11 +290,11 @@ func (w *writeBuffer) flush(bucket string) {
 		}
 		if r.value != nil {
 			w.note(m.bucket.Put(r.key, r.value))
-		} else if !m.empty {
+		} else if !m.fresh {
 			w.note(m.bucket.Delete(r.key))
 		}
 	}
-	m.empty = false
+	m.fresh = false
 	clear(m.rows)
 	m.rows, m.slots = m.rows[:0], nil
 }
@@ -245,6 +305,31 @@ func (w *writeBuffer) flushAll() error {
 		w.flush(bucket)
 	}
 	return w.err
+}
+
+// scan are the rows of a bucket with runs whose keys start with p, in order.
+func (w *writeBuffer) scan(m *memtable, bucket string, p []byte) []row {
+	values := map[string][]byte{}
+	cursor := m.bucket.Cursor()
+	for k, v := cursor.Seek(p); bytes.HasPrefix(k, p) && k != nil; k, v = cursor.Next() {
+		values[string(k)] = v
+	}
+	for _, r := range m.runs {
+		w.note(r.collect(m.kept, p, values))
+	}
+	for i := range m.rows {
+		if r := &m.rows[i]; bytes.HasPrefix(r.key, p) {
+			values[string(r.key)] = r.value
+		}
+	}
+	var rows []row
+	for k, v := range values {
+		if v != nil {
+			rows = append(rows, row{bucket, []byte(k), v})
+		}
+	}
+	slices.SortFunc(rows, func(a, b row) int { return bytes.Compare(a.key, b.key) })
+	return rows
 }
 
 // place is a row while rows are sorted.

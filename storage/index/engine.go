@@ -34,13 +34,30 @@ func checksum(bucket string, k, data []byte) uint32 {
 
 // key joins parts with NUL, which no name, tag, ref or digest contains, so that a key sorts by
 // its parts and a prefix of whole parts is a prefix of bytes.
-func key(parts ...string) []byte { return []byte(strings.Join(parts, "\x00")) }
+func key(parts ...string) []byte {
+	k := prefix(parts...)
+	return k[:len(k)-1]
+}
 
 // prefix is the start of all keys that begin with these parts.
-func prefix(parts ...string) []byte { return append(key(parts...), 0) }
+func prefix(parts ...string) []byte {
+	length := 0
+	for _, p := range parts {
+		length += len(p) + 1
+	}
+	k := make([]byte, 0, length)
+	for _, p := range parts {
+		k = append(append(k, p...), 0)
+	}
+	return k
+}
 
 // ordered is a number as text that sorts as the number does.
-func ordered(n uint64) string { return string(binary.BigEndian.AppendUint64(nil, n)) }
+func ordered(n uint64) string {
+	var number [8]byte
+	binary.BigEndian.PutUint64(number[:], n)
+	return string(number[:])
+}
 
 // parts splits a key that has no number in it.
 func parts(k []byte) []string { return strings.Split(string(k), "\x00") }
@@ -100,8 +117,10 @@ func (t tx) has(bucket string, k []byte) bool { return t.value(bucket, k) != nil
 
 // hasPrefix reports whether a key starts with p.
 func (t tx) hasPrefix(bucket string, p []byte) bool {
-	if t.pending != nil && t.pending.table(t.bolt, bucket).none() {
-		return false
+	if t.pending != nil {
+		if m := t.pending.table(t.bolt, bucket); m.none() && len(m.rows) == 0 {
+			return false
+		}
 	}
 	k, _ := t.cursor(bucket).Seek(p)
 	return bytes.HasPrefix(k, p)
@@ -115,7 +134,15 @@ func (t tx) delete(bucket string, k []byte) error {
 	return t.bolt.Bucket([]byte(bucket)).Delete(k)
 }
 
-// cursor walks all rows of a bucket.
+// kept are the rows of a bucket whose keys start with p, in order, if the bucket has sorted runs.
+func (t tx) kept(bucket string, p []byte) (rows []row, kept bool) {
+	if t.pending == nil || t.pending.runs == nil || !slices.Contains(scattered, bucket) {
+		return nil, false
+	}
+	return t.pending.scan(t.pending.table(t.bolt, bucket), bucket, p), true
+}
+
+// cursor walks all rows of a bucket, which has no sorted runs.
 func (t tx) cursor(bucket string) *bolt.Cursor {
 	if t.pending != nil {
 		t.pending.flush(bucket)
@@ -125,6 +152,12 @@ func (t tx) cursor(bucket string) *bolt.Cursor {
 
 // deletePrefix removes all keys that start with p.
 func (t tx) deletePrefix(bucket string, p []byte) error {
+	if rows, kept := t.kept(bucket, p); kept {
+		for _, r := range rows {
+			t.pending.delete(t.bolt, bucket, r.key)
+		}
+		return nil
+	}
 	cursor := t.cursor(bucket)
 	for k, _ := cursor.Seek(p); k != nil && bytes.HasPrefix(k, p); k, _ = cursor.Seek(p) {
 		if err := cursor.Delete(); err != nil {
@@ -174,6 +207,14 @@ func (r row) check() error { return check(r.bucket, r.key, r.value) }
 // scan walks the keys that start with p in order, beginning behind after when that is given.
 func (t tx) scan(bucket string, p, after []byte) iter.Seq[row] {
 	return func(yield func(row) bool) {
+		if rows, kept := t.kept(bucket, p); kept {
+			for _, r := range rows {
+				if bytes.Compare(r.key, after) > 0 && !yield(r) {
+					return
+				}
+			}
+			return
+		}
 		cursor := t.cursor(bucket)
 		k, v := cursor.Seek(p)
 		if len(after) > 0 {

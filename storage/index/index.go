@@ -18,6 +18,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"math"
 	"os"
@@ -95,6 +96,9 @@ type DB struct {
 	bolt    *bolt.DB
 	damaged atomic.Bool // a value was met that is not what was written
 	memos   memos
+	seed    maphash.Seed // of the hashes of keys
+	runs    runs         // nil but during Bulk, as room is
+	room    *reserve
 }
 
 // Open opens the index at path, or makes an empty one. A file that cannot be read, or is of
@@ -148,13 +152,13 @@ func open(path string) (_ *DB, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", path, err)
 	}
-	db := &DB{bolt: b}
+	db := &DB{bolt: b, seed: maphash.MakeSeed()}
 	return db, db.prepare()
 }
 
 // prepare makes the buckets of a new file and refuses one of another schema.
 func (db *DB) prepare() error {
-	return db.bolt.Update(func(b *bolt.Tx) error {
+	err := db.bolt.Update(func(b *bolt.Tx) error {
 		t := tx{bolt: b, memos: &db.memos}
 		fresh := b.Bucket([]byte(bucketMeta)) == nil
 		for _, name := range buckets {
@@ -174,6 +178,10 @@ func (db *DB) prepare() error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return db.resume()
 }
 
 // Close writes what is pending and closes the file. One in which damage was met is not closed in
@@ -222,12 +230,19 @@ func (e Entry) encoded(place int) json.RawMessage {
 // one that was applied; groups that are there already are passed over. An error leaves the
 // index as it was.
 func (db *DB) Apply(entries []Entry) error {
-	return db.update(func(t tx) error {
-		t.pending = newWriteBuffer()
+	pending := newWriteBuffer(db.seed, db.runs, db.room)
+	err := db.update(func(t tx) error {
+		t.pending = pending
+		if db.runs != nil {
+			if _, err := t.bolt.CreateBucketIfNotExists([]byte(bucketRuns)); err != nil {
+				return err
+			}
+		}
 		var applied uint64
 		if _, err := t.get(bucketMeta, key("applied"), &applied); err != nil {
 			return err
 		}
+		pending.batch = applied
 		t.counts = &registry.Counts{}
 		if _, err := t.get(bucketMeta, key("counts"), t.counts); err != nil {
 			return err
@@ -250,8 +265,13 @@ func (db *DB) Apply(entries []Entry) error {
 		if err := t.put(bucketMeta, key("applied"), applied); err != nil {
 			return err
 		}
-		return t.pending.flushAll()
+		return pending.flushAll()
 	})
+	pending.release()
+	if err == nil {
+		db.runs.add(pending.made)
+	}
+	return err
 }
 
 // update makes a transaction that changes something.
