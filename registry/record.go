@@ -356,11 +356,14 @@ func (d *Decoder) Decode(line []byte) (Group, error) {
 }
 
 // DecodeGroup is Decode that also gives the text of each record: what EncodeRecord makes of it, or made of it in the version
-// of Herdbook that wrote it.
+// of Herdbook that wrote it. The text may be a part of line.
 func (d *Decoder) DecodeGroup(line []byte) (Group, []EncodedRecord, error) {
-	var in groupJSON
-	if err := json.Unmarshal(line, &in); err != nil {
-		return Group{}, nil, fmt.Errorf("decode journal group: %w", err)
+	in, ok := splitGroup(line)
+	if !ok {
+		in = groupJSON{}
+		if err := json.Unmarshal(line, &in); err != nil {
+			return Group{}, nil, fmt.Errorf("decode journal group: %w", err)
+		}
 	}
 	g := Group{At: in.At, Actor: in.Actor, Request: in.Request, Records: make([]Record, len(in.Records))}
 	for i, r := range in.Records {

@@ -151,7 +151,7 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 	case registry.EdgesAdded:
 		return addEdges(t, r.Edges)
 	case registry.EventAnnounced:
-		return announce(t, r.Event, e.encoded(place))
+		return announce(t, r.Event, e.encoded(place).Fields("event")[0])
 	case registry.DeliveryTried:
 		return tried(t, r.Attempt)
 	case registry.TokenCreated:
@@ -245,7 +245,7 @@ func deleteModel(t tx, id string, g registry.Group) error {
 func publish(t tx, r registry.VersionPublished, e Entry, place int) error {
 	v := r.Version
 	t.counts.Versions++
-	text := members(e.encoded(place), "version", "manifest")
+	text := e.encoded(place).Fields("version", "manifest")
 	row := registry.VersionRecord{ModelID: r.ModelID, Version: v, State: registry.Published, Image: registry.ImageStatus{State: registry.ImageBuilding}}
 	if err := t.put(bucketVersions, key(r.ModelID, v.Tag.String()), versionText{row, text[0]}); err != nil {
 		return err
@@ -542,7 +542,7 @@ func deleteEdges(t tx, node string) error {
 	return t.deletePrefix(bucketOut, prefix(node))
 }
 
-// announce stores an event once: the same id again is the same event. Text is that of the record.
+// announce stores an event once: the same id again is the same event. Text is what it is encoded as, if that is known.
 func announce(t tx, event registry.Event, text json.RawMessage) error {
 	if t.has(bucketEventIDs, key(event.ID)) {
 		return nil
@@ -552,7 +552,7 @@ func announce(t tx, event registry.Event, text json.RawMessage) error {
 		return err
 	}
 	event.Seq = seq
-	if err := t.put(bucketEvents, key(ordered(seq)), eventText{event, members(text, "event")[0]}); err != nil {
+	if err := t.put(bucketEvents, key(ordered(seq)), eventText{event, text}); err != nil {
 		return err
 	}
 	t.counts.Waiting += int64(len(event.Sinks))

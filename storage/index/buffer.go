@@ -37,15 +37,19 @@ func newWriteBuffer(seed maphash.Seed, before runs, room *reserve) *writeBuffer 
 // reserve is memory that an earlier transaction has used. To get it from the kernel, page by page, takes longer than to fill it.
 type reserve struct{ chunks [][]byte }
 
-// take is room of arenaBytes. The reserve may be nil.
-func (r *reserve) take() []byte {
-	if r == nil || len(r.chunks) == 0 {
-		return make([]byte, 0, arenaBytes)
+// grow makes room for n bytes at least, of which there are not more than arenaBytes.
+func (w *writeBuffer) grow(n int) {
+	if w.room == nil {
+		w.arena = make([]byte, 0, max(n, min(arenaBytes, max(firstBytes, 2*cap(w.arena)))))
+		return
 	}
-	last := len(r.chunks) - 1
-	chunk := r.chunks[last]
-	r.chunks = r.chunks[:last]
-	return chunk
+	if last := len(w.room.chunks) - 1; last >= 0 {
+		w.arena = w.room.chunks[last]
+		w.room.chunks = w.room.chunks[:last]
+	} else {
+		w.arena = make([]byte, 0, arenaBytes)
+	}
+	w.used = append(w.used, w.arena)
 }
 
 // release gives back what the buffer has used, when nothing refers to it any more.
@@ -55,8 +59,12 @@ func (w *writeBuffer) release() {
 	}
 }
 
-// arenaBytes is how much room is taken at once. bbolt refers to the values until the transaction ends.
-const arenaBytes = 256 << 10
+// Room is taken in pieces that get larger, from firstBytes to arenaBytes. bbolt refers to the values in it until the
+// transaction ends.
+const (
+	firstBytes = 8 << 10
+	arenaBytes = 256 << 10
+)
 
 // keep returns a copy of the parts, one behind the other, that lives as long as the buffer.
 func (w *writeBuffer) keep(parts ...[]byte) []byte {
@@ -68,8 +76,7 @@ func (w *writeBuffer) keep(parts ...[]byte) []byte {
 		return bytes.Join(parts, nil)
 	}
 	if cap(w.arena)-len(w.arena) < n {
-		w.arena = w.room.take()
-		w.used = append(w.used, w.arena)
+		w.grow(n)
 	}
 	start := len(w.arena)
 	for _, p := range parts {

@@ -3,7 +3,6 @@ package index
 import (
 	"bytes"
 	"encoding/json"
-	"slices"
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
@@ -95,58 +94,4 @@ func (u unmirroredRow) appendJSON(dst []byte) ([]byte, error) {
 	dst = append(append(append(dst, `{"at":`...), at...), `,"record":{"type":`...)
 	dst = append(appendString(dst, u.Record.Type), `,"data":`...)
 	return append(append(dst, u.Record.Data...), "}}"...), nil
-}
-
-// members are the values of the members of a JSON object that have these names, nil for each that is not there. The text has
-// to be what [json.Marshal] made; of any other they may be anything, but a part of it.
-func members(text json.RawMessage, names ...string) []json.RawMessage {
-	values := make([]json.RawMessage, len(names))
-	for rest := []byte(text); len(rest) > 1 && rest[1] == '"'; {
-		nameEnd := skipString(rest, 1)
-		if nameEnd >= len(rest) {
-			break
-		}
-		end := skipValue(rest, nameEnd+1)
-		if i := slices.Index(names, string(rest[2:nameEnd-1])); i >= 0 {
-			values[i] = json.RawMessage(rest[nameEnd+1 : end : end])
-		}
-		rest = rest[end:]
-	}
-	return values
-}
-
-// skipString is the end of the string that begins at a quote.
-func skipString(text []byte, at int) int {
-	for at++; at < len(text); at++ {
-		switch text[at] {
-		case '\\':
-			at++
-		case '"':
-			return at + 1
-		}
-	}
-	return len(text)
-}
-
-// skipValue is the end of the value that begins at at.
-func skipValue(text []byte, at int) int {
-	for depth := 0; at < len(text); {
-		switch text[at] {
-		case '"':
-			at = skipString(text, at)
-			continue
-		case '{', '[':
-			depth++
-		case '}', ']':
-			if depth--; depth < 0 {
-				return at
-			}
-		case ',':
-			if depth == 0 {
-				return at
-			}
-		}
-		at++
-	}
-	return len(text)
 }

@@ -1,7 +1,6 @@
 package index_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"math"
 	"testing"
@@ -45,14 +44,14 @@ func TestRowsFromText(t *testing.T) {
 	sent := registry.NewEvent(registry.EventVersionPublished, h.models[0], "ada <a@b>", begin, map[string]any{"event": "}"}, "x")
 	entry := h.entry(r, registry.EventAnnounced{Event: sent})
 	row := registry.VersionRecord{ModelID: r.ModelID, Version: r.Version, State: registry.Published, Image: registry.ImageStatus{State: registry.ImageBuilding}}
-	of := index.Members(entry.Encoded[0].Data, "manifest", "version", "nothing")
+	of := entry.Encoded[0].Fields("manifest", "version", "nothing")
 	numbered := sent
 	numbered.Seq = 77
 	at := begin.Add(time.Microsecond)
 	for name, pair := range map[string][2]any{
 		"version":    {index.VersionText(row, of[1]), row},
 		"manifest":   {of[0], r.Manifest},
-		"event":      {index.EventText(numbered, index.Members(entry.Encoded[1].Data, "event")[0]), numbered},
+		"event":      {index.EventText(numbered, entry.Encoded[1].Fields("event")[0]), numbered},
 		"unmirrored": {index.UnmirroredText(at, entry.Encoded[0]), map[string]any{"at": at, "record": entry.Encoded[0]}},
 
 		"version without text": {index.VersionText(row, nil), row},
@@ -69,51 +68,6 @@ func TestRowsFromText(t *testing.T) {
 	}
 	if of[2] != nil {
 		t.Errorf("member of another name = %s, want none", of[2])
-	}
-}
-
-// What is cut out of an object is what encoding/json reads there; text that it would not write is not read behind its end.
-func FuzzMembers(f *testing.F) {
-	for _, s := range []string{
-		`{}`, `{"a":1}`, `{"a":{"b":[1,"]}"]},"b":"x\\"}`, `{"b":"\"","a":null}`, `{"a"`, `{"a":`, `{"a":"`, `{"a":[`, `{"a":1,`, `{"a\\":1}`, `[1,2]`, `{"a":1}}`, `"a"`, ``,
-	} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		got := index.Members(text, "a", "b")
-		var values map[string]json.RawMessage
-		if json.Unmarshal(text, &values) != nil || values == nil {
-			return // it has only not to panic
-		}
-		canonical, err := json.Marshal(values)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = index.Members(canonical, "a", "b")
-		for i, name := range []string{"a", "b"} {
-			var want bytes.Buffer
-			if v, ok := values[name]; ok {
-				text, err := json.Marshal(v)
-				if err != nil {
-					t.Fatal(err)
-				}
-				want.Write(text)
-			}
-			if string(got[i]) != want.String() {
-				t.Errorf("members(%s)[%s] = %q, want %q", canonical, name, got[i], want.String())
-			}
-		}
-	})
-}
-
-func BenchmarkMembers(b *testing.B) {
-	h := newHerd(b, 1)
-	text := h.entry(h.version(h.models[0], 1)).Encoded[0].Data
-	b.SetBytes(int64(len(text)))
-	for b.Loop() {
-		if index.Members(text, "version", "manifest")[1] == nil {
-			b.Fatal("no manifest")
-		}
 	}
 }
 

@@ -11,9 +11,6 @@ import (
 	"github.com/herdbook/herdbook/registry"
 )
 
-// Members is members.
-func Members(text json.RawMessage, names ...string) []json.RawMessage { return members(text, names...) }
-
 // AppendJSON is appendJSON.
 func AppendJSON(dst []byte, v any) ([]byte, error) { return appendJSON(dst, v) }
 

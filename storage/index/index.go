@@ -15,7 +15,6 @@ package index
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -218,12 +217,12 @@ type Entry struct {
 	Encoded []registry.EncodedRecord // the records as the journal has them; they are encoded again when it is nil
 }
 
-// encoded is the text of a record, if it is known.
-func (e Entry) encoded(place int) json.RawMessage {
+// encoded is the text of a record, without any when it is not known.
+func (e Entry) encoded(place int) registry.EncodedRecord {
 	if place < len(e.Encoded) {
-		return e.Encoded[place].Data
+		return e.Encoded[place]
 	}
-	return nil
+	return registry.EncodedRecord{}
 }
 
 // Apply adds groups to the index, all in one transaction. They follow each other and the last
