@@ -267,8 +267,8 @@ func (d *Data) replayInto(ctx context.Context, db *index.DB, after, upTo uint64,
 // A batch of the replay is applied in one transaction, and takes about twenty times as much memory as the text of its groups.
 const (
 	replayGroups = 20_000
-	replayBytes  = 8 << 20 // of text, above which a batch is not added to
-	bulkGroups   = 2000    // from which on it is worth while to merge at the end; see [index.DB.Bulk]
+	replayBytes  = 12 << 20 // of text, above which a batch is not added to
+	bulkGroups   = 2000     // from which on it is worth while to merge at the end; see [index.DB.Bulk]
 )
 
 // decoded yields the groups of the journal from one to another in batches. While one is worked on the next is read.

@@ -16,7 +16,7 @@ import (
 
 // writeBuffer holds the rows that a transaction has put or deleted until they are given to bbolt, each once and in the
 // order of the keys, which is several times as fast as one by one in the order of the journal. Whoever
-// walks a bucket has its rows given to bbolt first; see [tx.bucket].
+// walks a bucket has its rows given to bbolt first; see [tx.cursor].
 type writeBuffer struct {
 	tables map[string]*memtable
 	seed   maphash.Seed

@@ -29,7 +29,7 @@ var scattered = []string{bucketBlobs, bucketOwners, bucketCommits, bucketManifes
 
 const (
 	blockBytes = 15 << 10 // of a run; with what bbolt adds it fits into four pages
-	mergeBytes = 16 << 20 // of rows that are merged in one transaction
+	mergeBytes = 16 << 20 // of rows that are merged in one transaction, see DB.mergeBytes
 )
 
 // run is what is known of a sorted run in memory.
@@ -275,7 +275,7 @@ func (db *DB) merge(all runs) error {
 		m := newMerge(all[bucket])
 		for more := true; more; {
 			err := db.bolt.Update(func(b *bolt.Tx) (err error) {
-				more, err = m.some(b, bucket)
+				more, err = m.some(b, bucket, db.mergeBytes)
 				return err
 			})
 			if err != nil {
@@ -365,8 +365,9 @@ func (r *runReader) read() error {
 	return nil
 }
 
-// some puts some rows into the bucket and reports whether there are more.
-func (m *merge) some(b *bolt.Tx, bucket string) (more bool, err error) {
+// some puts rows into the bucket, of at least so many bytes if there are as many, and reports whether there are more. All rows of
+// a key are passed over together, because the first of them wins.
+func (m *merge) some(b *bolt.Tx, bucket string, atLeast int) (more bool, err error) {
 	from, to := b.Bucket([]byte(bucketRuns)), b.Bucket([]byte(bucket))
 	to.FillPercent = mergedFill
 	for _, r := range m.readers {
@@ -379,7 +380,7 @@ func (m *merge) some(b *bolt.Tx, bucket string) (more bool, err error) {
 	for size := 0; len(m.readers) > 0; {
 		r := m.readers[0]
 		if !bytes.Equal(r.key, last) {
-			if size >= mergeBytes {
+			if size >= atLeast {
 				return true, nil
 			}
 			last = r.key

@@ -21,7 +21,9 @@ func FuzzAppendJSON(f *testing.F) {
 	f.Add("x", int64(math.MinInt64), uint64(math.MaxUint64))
 	f.Fuzz(func(t *testing.T, s string, i int64, u uint64) {
 		for _, v := range []any{
-			nil, s, digest.Digest(s), i, u, registry.Usage{Blobs: i}, registry.AnnouncedRef{Generation: u},
+			nil, s, digest.Digest(s), i, u,
+			registry.Usage{Blobs: i},
+			registry.AnnouncedRef{Generation: u},
 			registry.AnnouncedRef{ID: registry.ObjectID(s), Generation: u},
 		} {
 			want, err := json.Marshal(v)

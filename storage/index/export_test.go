@@ -16,8 +16,10 @@ func AppendJSON(dst []byte, v any) ([]byte, error) { return appendJSON(dst, v) }
 
 // VersionText, EventText and UnmirroredText are rows that are made of the text of their records.
 func VersionText(row registry.VersionRecord, text json.RawMessage) any { return versionText{row, text} }
-func EventText(event registry.Event, text json.RawMessage) any         { return eventText{event, text} }
-func UnmirroredText(at time.Time, r registry.EncodedRecord) any        { return unmirroredRow{at, r} }
+
+func EventText(event registry.Event, text json.RawMessage) any { return eventText{event, text} }
+
+func UnmirroredText(at time.Time, r registry.EncodedRecord) any { return unmirroredRow{at, r} }
 
 // Sorted gives the keys in the order in which a transaction puts them.
 func Sorted(keys [][]byte) [][]byte {
@@ -68,6 +70,9 @@ func Rows(block []byte) (again []byte, ok bool) {
 
 // FlipRun changes one bit of what the n-th block of all runs holds.
 func (db *DB) FlipRun(n, bit int) error { return db.Flip(bucketRuns, n, false, bit) }
+
+// MergeInSteps makes each transaction of a merge end after about as many bytes.
+func (db *DB) MergeInSteps(bytes int) { db.mergeBytes = bytes }
 
 // Runs is how many blocks of runs are kept.
 func (db *DB) Runs() (blocks int) {

@@ -98,6 +98,8 @@ type DB struct {
 	seed    maphash.Seed // of the hashes of keys
 	runs    runs         // nil but during Bulk, as room is
 	room    *reserve
+
+	mergeBytes int // tests make it less
 }
 
 // Open opens the index at path, or makes an empty one. A file that cannot be read, or is of
@@ -151,7 +153,7 @@ func open(path string) (_ *DB, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", path, err)
 	}
-	db := &DB{bolt: b, seed: maphash.MakeSeed()}
+	db := &DB{bolt: b, seed: maphash.MakeSeed(), mergeBytes: mergeBytes}
 	return db, db.prepare()
 }
 

@@ -99,7 +99,7 @@ func OpenCopy(path string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", path, err)
 	}
-	db := &DB{bolt: b, seed: maphash.MakeSeed()}
+	db := &DB{bolt: b, seed: maphash.MakeSeed(), mergeBytes: mergeBytes}
 	if err := db.prepare(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
