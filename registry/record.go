@@ -351,19 +351,29 @@ func NewDecoder() *Decoder { return &Decoder{recordDecoders()} }
 // Decode reads what EncodeGroup wrote. A type that this program does not know is an error: a
 // newer Herdbook wrote it, and to pass over it would lose a fact.
 func (d *Decoder) Decode(line []byte) (Group, error) {
-	var in groupJSON
-	if err := json.Unmarshal(line, &in); err != nil {
-		return Group{}, fmt.Errorf("decode journal group: %w", err)
+	g, _, err := d.DecodeGroup(line)
+	return g, err
+}
+
+// DecodeGroup is Decode that also gives the text of each record: what EncodeRecord makes of it, or made of it in the version
+// of Herdbook that wrote it. The text may be a part of line.
+func (d *Decoder) DecodeGroup(line []byte) (Group, []EncodedRecord, error) {
+	in, ok := splitGroup(line)
+	if !ok {
+		in = groupJSON{}
+		if err := json.Unmarshal(line, &in); err != nil {
+			return Group{}, nil, fmt.Errorf("decode journal group: %w", err)
+		}
 	}
 	g := Group{At: in.At, Actor: in.Actor, Request: in.Request, Records: make([]Record, len(in.Records))}
 	for i, r := range in.Records {
 		record, err := d.DecodeRecord(r)
 		if err != nil {
-			return Group{}, err
+			return Group{}, nil, err
 		}
 		g.Records[i] = record
 	}
-	return g, nil
+	return g, in.Records, nil
 }
 
 // DecodeRecord reads what EncodeRecord wrote.

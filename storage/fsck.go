@@ -110,9 +110,10 @@ func (c *check) index(ctx context.Context) error {
 		_ = os.Remove(path)
 	}()
 	s := c.report.step("index", "groups", int64(c.Data.journal.Next()-1))
-	var applied uint64
 	// Most of it before the index that is in use is held still.
-	if applied, err = c.replayInto(ctx, other, 0, c.Data.journal.Next()-1, s); err != nil {
+	applied := c.Data.journal.Next() - 1
+	add := func(groups int) { s.add(int64(groups)) }
+	if err := c.replayInto(ctx, other, 0, applied, add); err != nil {
 		return c.indexError(err)
 	}
 	return c.indexError(c.Index.Snapshot(ctx, func(now index.Snapshot) error {
@@ -120,7 +121,7 @@ func (c *check) index(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err := c.replayInto(ctx, other, applied, seq, s); err != nil {
+		if err := c.replayInto(ctx, other, min(applied, seq), seq, add); err != nil {
 			return err
 		}
 		s.done()
@@ -144,38 +145,6 @@ func (c *check) indexError(err error) error {
 		return err
 	}
 	return nil
-}
-
-// replayInto applies the groups behind one up to another.
-func (c *check) replayInto(ctx context.Context, db *index.DB, after, upTo uint64, s *step) (uint64, error) {
-	if after >= upTo {
-		return after, nil
-	}
-	var batch []index.Entry
-	flush := func() error {
-		err := db.Apply(batch)
-		batch = batch[:0]
-		return err
-	}
-	for g, err := range c.Data.journal.Read(ctx, after+1) {
-		if err != nil {
-			return after, err
-		}
-		if g.Seq > upTo {
-			break
-		}
-		group, err := c.decoder.Decode(g.Payload)
-		if err != nil {
-			return after, fmt.Errorf("group %d: %w", g.Seq, err)
-		}
-		if batch = append(batch, index.Entry{Seq: g.Seq, Group: group}); len(batch) == replayGroups {
-			if err := flush(); err != nil {
-				return after, err
-			}
-		}
-		s.add(1)
-	}
-	return upTo, flush()
 }
 
 func (c *check) repositories(ctx context.Context) error {

@@ -171,7 +171,7 @@ func answers(t *testing.T, db *index.DB) map[string]any {
 	kind := reflect.TypeOf(db)
 	for i := range kind.NumMethod() {
 		name := kind.Method(i).Name
-		if changes := []string{"Apply", "Close", "Discard", "Dump", "KeepSignatures", "Mirrored", "Snapshot"}; !asked[name] && !slices.Contains(changes, name) {
+		if changes := []string{"Apply", "Bulk", "Close", "Discard", "Dump", "KeepSignatures", "Mirrored", "Snapshot"}; !asked[name] && !slices.Contains(changes, name) {
 			t.Errorf("no question of this test asks DB.%s: add one", name)
 		}
 	}
@@ -335,14 +335,23 @@ func questions() (list []question) {
 }
 
 // The index need not be applied group by group: however a journal is cut into batches, and however
-// often an end of it is applied again, the rows are the same.
+// often an end of it is applied again, the rows are the same. So they are when the batches are merged at the end.
 func TestReplayInBatches(t *testing.T) {
 	groups, _ := history()
-	var entries []index.Entry
+	var values, texts []index.Entry
 	for i, g := range groups {
-		entries = append(entries, index.Entry{Seq: uint64(i + 1), Group: g})
+		line, err := registry.EncodeGroup(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, encoded, err := registry.NewDecoder().DecodeGroup(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values = append(values, index.Entry{Seq: uint64(i + 1), Group: g})
+		texts = append(texts, index.Entry{Seq: uint64(i + 1), Group: read, Encoded: encoded})
 	}
-	apply := func(size, overlap int) string {
+	replay := func(entries []index.Entry, size, overlap int, bulk bool) string {
 		db, err := index.Open(filepath.Join(t.TempDir(), "index.db"), discard)
 		if err != nil {
 			t.Fatal(err)
@@ -352,18 +361,31 @@ func TestReplayInBatches(t *testing.T) {
 				t.Error(err)
 			}
 		}()
-		for at := 0; at < len(entries); at += size {
-			if err := db.Apply(entries[max(0, at-overlap):min(at+size, len(entries))]); err != nil {
-				t.Fatalf("Apply of groups %d to %d: %v", at+1, at+size, err)
+		all := func(apply func([]index.Entry) error) error {
+			for at := 0; at < len(entries); at += size {
+				if err := apply(entries[max(0, at-overlap):min(at+size, len(entries))]); err != nil {
+					return fmt.Errorf("groups %d to %d: %w", at+1, at+size, err)
+				}
 			}
+			return nil
+		}
+		if bulk {
+			err = db.Bulk(all)
+		} else {
+			err = all(db.Apply)
+		}
+		if err != nil {
+			t.Fatalf("replay in batches of %d: %v", size, err)
 		}
 		return dump(t, db)
 	}
-	want := apply(1, 0)
-	for _, size := range []int{2, 7, len(entries) - 1, len(entries)} {
-		for _, overlap := range []int{0, 1, 5} {
-			if diff := cmp.Diff(want, apply(size, overlap)); diff != "" {
-				t.Errorf("rows after batches of %d with %d again (-one by one +batches):\n%s", size, overlap, diff)
+	want := replay(values, 1, 0, false)
+	for _, bulk := range []bool{false, true} {
+		for _, size := range []int{1, 2, 7, len(texts) - 1, len(texts)} {
+			for _, overlap := range []int{0, 1, 5} {
+				if diff := cmp.Diff(want, replay(texts, size, overlap, bulk)); diff != "" {
+					t.Errorf("rows after batches of %d with %d again, merged at the end: %t (-one by one +batches):\n%s", size, overlap, bulk, diff)
+				}
 			}
 		}
 	}

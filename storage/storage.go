@@ -15,6 +15,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -32,19 +33,18 @@ import (
 
 // The names in a data directory.
 const (
-	lockFile     = "lock"
-	journalDir   = "journal"
-	blobsDir     = "blobs"
-	uploadsDir   = "uploads"
-	reposDir     = "repos"
-	runDir       = "run"
-	indexFile    = "index.db"
-	secretsDir   = "secrets"
-	adminToken   = "admin-token"
-	dirPerm      = 0o750
-	secretPerm   = 0o600
-	secretsPerm  = 0o700
-	replayGroups = 1000 // that are applied in one transaction when the index is brought up
+	lockFile    = "lock"
+	journalDir  = "journal"
+	blobsDir    = "blobs"
+	uploadsDir  = "uploads"
+	reposDir    = "repos"
+	runDir      = "run"
+	indexFile   = "index.db"
+	secretsDir  = "secrets"
+	adminToken  = "admin-token"
+	dirPerm     = 0o750
+	secretPerm  = 0o600
+	secretsPerm = 0o700
 )
 
 // Config says what to open.
@@ -237,23 +237,119 @@ func (d *Data) replay(ctx context.Context, log *slog.Logger) error {
 		return nil
 	}
 	start := time.Now()
-	batch := make([]journal.Group, 0, replayGroups)
-	for g, err := range d.journal.Read(ctx, applied+1) {
-		if err != nil {
-			return fmt.Errorf("read the journal: %w", err)
-		}
-		if batch = append(batch, g); len(batch) == replayGroups {
-			if err := d.apply(batch); err != nil {
-				return err
-			}
-			batch = batch[:0]
-		}
-	}
-	if err := d.apply(batch); err != nil {
+	if err := d.replayInto(ctx, d.Index, applied, next-1, func(int) {}); err != nil {
 		return err
 	}
 	log.InfoContext(ctx, "the index was brought up to the journal", "groups", next-1-applied, "took", time.Since(start))
 	return nil
+}
+
+// replayInto applies the groups behind one up to another to an index, and says after each batch how many that were.
+func (d *Data) replayInto(ctx context.Context, db *index.DB, after, upTo uint64, applied func(groups int)) error {
+	apply := func(apply func([]index.Entry) error) error {
+		for batch, err := range d.decoded(ctx, after+1, upTo) {
+			if err != nil {
+				return err
+			}
+			if err := apply(batch); err != nil {
+				return err
+			}
+			applied(len(batch))
+		}
+		return nil
+	}
+	if upTo-after < bulkGroups {
+		return apply(db.Apply)
+	}
+	return db.Bulk(apply)
+}
+
+// A batch of the replay is applied in one transaction, and takes about twenty times as much memory as the text of its groups.
+const (
+	replayGroups = 20_000
+	replayBytes  = 12 << 20 // of text, above which a batch is not added to
+	bulkGroups   = 2000     // from which on it is worth while to merge at the end; see [index.DB.Bulk]
+)
+
+// decoded yields the groups of the journal from one to another in batches. While one is worked on the next is read.
+func (d *Data) decoded(ctx context.Context, from, to uint64) iter.Seq2[[]index.Entry, error] {
+	type result struct {
+		batch []index.Entry
+		err   error
+	}
+	return func(yield func([]index.Entry, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		results := make(chan result)
+		go func() {
+			defer close(results)
+			for batch, err := range d.decode(ctx, from, to) {
+				select {
+				case results <- result{batch, err}:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+		defer func() {
+			cancel()
+			for range results { // until the goroutine has ended
+			}
+		}()
+		for r := range results {
+			if !yield(r.batch, r.err) || r.err != nil {
+				return
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// decode is decoded without looking ahead.
+func (d *Data) decode(ctx context.Context, from, to uint64) iter.Seq2[[]index.Entry, error] {
+	return func(yield func([]index.Entry, error) bool) {
+		var batch []index.Entry
+		size := 0
+		for g, err := range d.journal.Read(ctx, from) {
+			if err != nil {
+				yield(nil, fmt.Errorf("read the journal: %w", err))
+				return
+			}
+			if g.Seq > to {
+				break
+			}
+			e, err := d.entry(g)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			batch = append(batch, e)
+			if size += len(g.Payload); size < replayBytes && len(batch) < replayGroups {
+				continue
+			}
+			if !yield(batch, nil) {
+				return
+			}
+			batch, size = nil, 0
+		}
+		if len(batch) > 0 {
+			yield(batch, nil)
+		}
+	}
+}
+
+// entry is a group of the journal as the index takes it.
+func (d *Data) entry(g journal.Group) (index.Entry, error) {
+	e, ok := g.Value.(index.Entry) // which Commit has decoded
+	if !ok {
+		var err error
+		if e.Group, e.Encoded, err = d.decoder.DecodeGroup(g.Payload); err != nil {
+			return e, fmt.Errorf("group %d: %w", g.Seq, err)
+		}
+	}
+	e.Seq = g.Seq
+	return e, nil
 }
 
 // apply brings groups of the journal into the index. It is what the journal calls after each
@@ -261,14 +357,10 @@ func (d *Data) replay(ctx context.Context, log *slog.Logger) error {
 func (d *Data) apply(batch []journal.Group) error {
 	entries := make([]index.Entry, len(batch))
 	for i, g := range batch {
-		group, ok := g.Value.(registry.Group) // which Commit has decoded
-		if !ok {
-			var err error
-			if group, err = d.decoder.Decode(g.Payload); err != nil {
-				return fmt.Errorf("group %d: %w", g.Seq, err)
-			}
+		var err error
+		if entries[i], err = d.entry(g); err != nil {
+			return err
 		}
-		entries[i] = index.Entry{Seq: g.Seq, Group: group}
 	}
 	return d.Index.Apply(entries)
 }
@@ -280,14 +372,15 @@ func (d *Data) Commit(ctx context.Context, g registry.Group) error {
 	if err != nil {
 		return err
 	}
-	read, err := d.decoder.Decode(payload)
+	var read index.Entry
+	read.Group, read.Encoded, err = d.decoder.DecodeGroup(payload)
 	if err == nil {
-		err = index.Check(read)
+		err = index.Check(read.Group)
 	}
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	if blobs := namedBy(read); len(blobs) > 0 {
+	if blobs := namedBy(read.Group); len(blobs) > 0 {
 		done, err := d.naming.name(ctx, blobs, d.Blobs)
 		if err != nil {
 			return fmt.Errorf("commit: %w", err)

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -150,7 +151,7 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 	case registry.EdgesAdded:
 		return declareEdges(t, r)
 	case registry.EventAnnounced:
-		return announce(t, r.Event)
+		return announce(t, r.Event, e.encoded(place).Fields("event")[0])
 	case registry.DeliveryTried:
 		return tried(t, r.Attempt)
 	case registry.TokenCreated:
@@ -244,22 +245,32 @@ func deleteModel(t tx, id string, g registry.Group) error {
 func publish(t tx, r registry.VersionPublished, e Entry, place int) error {
 	v := r.Version
 	t.counts.Versions++
+	text := e.encoded(place).Fields("version", "manifest")
 	row := registry.VersionRecord{ModelID: r.ModelID, Version: v, State: registry.Published, Image: registry.ImageStatus{State: registry.ImageBuilding}}
-	if err := t.put(bucketVersions, key(r.ModelID, v.Tag.String()), row); err != nil {
+	if err := t.put(bucketVersions, key(r.ModelID, v.Tag.String()), versionText{row, text[0]}); err != nil {
 		return err
 	}
 	if err := t.put(bucketCommits, key(r.ModelID, string(v.Commit), v.Tag.String()), nil); err != nil {
 		return err
 	}
+	usage, err := take(t, r.ModelID, v.Config.Digest.String(), v.Config.SizeBytes)
+	if err != nil {
+		return err
+	}
 	for _, f := range v.Files {
-		if err := own(t, r.ModelID, f.Digest.String(), f.SizeBytes); err != nil {
+		change, err := take(t, r.ModelID, f.Digest.String(), f.SizeBytes)
+		if err != nil {
+			return err
+		}
+		usage.Blobs += change.Blobs
+		usage.LogicalBytes += change.LogicalBytes
+	}
+	if usage != (registry.Usage{}) {
+		if err := addUsage(t, r.ModelID, usage); err != nil {
 			return err
 		}
 	}
-	if err := own(t, r.ModelID, v.Config.Digest.String(), v.Config.SizeBytes); err != nil {
-		return err
-	}
-	if err := putManifest(t, r.ModelID, r.Manifest); err != nil {
+	if err := putManifest(t, r.ModelID, r.Manifest, text[1]); err != nil {
 		return err
 	}
 	if err := t.put(bucketTags, key(r.ModelID, v.Tag.String()), v.Artifact.Digest); err != nil {
@@ -292,6 +303,9 @@ func publish(t tx, r registry.VersionPublished, e Entry, place int) error {
 
 // bringBack lets everybody have again what only revoked versions named, because one of another commit does now.
 func bringBack(t tx, modelID string, commit registry.ObjectID, named []digest.Digest) error {
+	if !t.hasPrefix(bucketWithdrawn, prefix(modelID)) {
+		return nil // as nearly always
+	}
 	p := prefix(modelID, string(commit))
 	for r := range t.scan(bucketCommits, p, nil) {
 		var twin registry.VersionRecord
@@ -379,11 +393,15 @@ func digestsOf(r registry.ImageBuilt) []digest.Digest {
 	return all
 }
 
-func putManifest(t tx, repository string, m registry.StoredManifest) error {
+// putManifest keeps a manifest. Its text is what it is encoded as, if that is known.
+func putManifest(t tx, repository string, m registry.StoredManifest, text json.RawMessage) error {
 	if m.Subject != "" {
 		if err := t.put(bucketReferrers, key(repository, m.Subject.String(), m.Digest.String()), nil); err != nil {
 			return err
 		}
+	}
+	if text != nil {
+		return t.put(bucketManifests, key(repository, m.Digest.String()), text)
 	}
 	return t.put(bucketManifests, key(repository, m.Digest.String()), m)
 }
@@ -403,7 +421,7 @@ func imageBuilt(t tx, r registry.ImageBuilt, e Entry, place int) error {
 	repository := registry.ImageRepository(r.ModelID)
 	for _, m := range r.Manifests {
 		for _, in := range []string{repository, r.ModelID} {
-			if err := putManifest(t, in, m); err != nil {
+			if err := putManifest(t, in, m, nil); err != nil {
 				return err
 			}
 		}
@@ -529,8 +547,8 @@ func moveTags(t tx, modelID string, c registry.EnvironmentChange) error {
 	return t.put(bucketTags, key(repository, c.Environment.String()), image)
 }
 
-// announce stores an event once: the same id again is the same event.
-func announce(t tx, event registry.Event) error {
+// announce stores an event once: the same id again is the same event. Text is what it is encoded as, if that is known.
+func announce(t tx, event registry.Event, text json.RawMessage) error {
 	if t.has(bucketEventIDs, key(event.ID)) {
 		return nil
 	}
@@ -539,7 +557,7 @@ func announce(t tx, event registry.Event) error {
 		return err
 	}
 	event.Seq = seq
-	if err := t.put(bucketEvents, key(ordered(seq)), event); err != nil {
+	if err := t.put(bucketEvents, key(ordered(seq)), eventText{event, text}); err != nil {
 		return err
 	}
 	t.counts.Waiting += int64(len(event.Sinks))
@@ -605,6 +623,9 @@ type unmirroredRow struct {
 func unmirrored(t tx, modelID string, e Entry, place int) error {
 	if _, imported := e.Group.Records[0].(registry.ModelImported); imported {
 		return nil // it came from there
+	}
+	if place < len(e.Encoded) {
+		return t.put(bucketUnmirrored, key(modelID, ordered(e.Seq), ordered(uint64(place))), unmirroredRow{e.Group.At, e.Encoded[place]})
 	}
 	encoded, err := registry.EncodeRecord(e.Group.Records[place])
 	if err != nil {

@@ -34,13 +34,30 @@ func checksum(bucket string, k, data []byte) uint32 {
 
 // key joins parts with NUL, which no name, tag, ref or digest contains, so that a key sorts by
 // its parts and a prefix of whole parts is a prefix of bytes.
-func key(parts ...string) []byte { return []byte(strings.Join(parts, "\x00")) }
+func key(parts ...string) []byte {
+	k := prefix(parts...)
+	return k[:len(k)-1]
+}
 
 // prefix is the start of all keys that begin with these parts.
-func prefix(parts ...string) []byte { return append(key(parts...), 0) }
+func prefix(parts ...string) []byte {
+	length := 0
+	for _, p := range parts {
+		length += len(p) + 1
+	}
+	k := make([]byte, 0, length)
+	for _, p := range parts {
+		k = append(append(k, p...), 0)
+	}
+	return k
+}
 
 // ordered is a number as text that sorts as the number does.
-func ordered(n uint64) string { return string(binary.BigEndian.AppendUint64(nil, n)) }
+func ordered(n uint64) string {
+	var number [8]byte
+	binary.BigEndian.PutUint64(number[:], n)
+	return string(number[:])
+}
 
 // parts splits a key that has no number in it.
 func parts(k []byte) []string { return strings.Split(string(k), "\x00") }
@@ -48,29 +65,39 @@ func parts(k []byte) []string { return strings.Split(string(k), "\x00") }
 // tx is one transaction on the ordered key-value engine: everything that the rest of the
 // package uses of it.
 type tx struct {
-	bolt   *bolt.Tx
-	memos  *memos
-	counts *registry.Counts // while groups are applied
-	grown  *growth          // what they add to the lineage
+	bolt    *bolt.Tx
+	memos   *memos
+	counts  *registry.Counts // while groups are applied
+	pending *writeBuffer     // what is not in bolt yet, while groups are applied
+	grown   *growth          // what they add to the lineage
 }
 
 func (t tx) put(bucket string, k []byte, v any) error {
-	data, err := json.Marshal(v)
+	if t.pending != nil {
+		return t.pending.put(t.bolt, bucket, k, v)
+	}
+	data, err := appendJSON(nil, v)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", bucket, err)
 	}
 	return t.putBytes(bucket, k, data)
 }
 
+// plain is a value that is not JSON.
+type plain []byte
+
 // putBytes writes a value that is not JSON.
 func (t tx) putBytes(bucket string, k, data []byte) error {
+	if t.pending != nil {
+		return t.pending.put(t.bolt, bucket, k, plain(data))
+	}
 	value := binary.BigEndian.AppendUint32(make([]byte, 0, sum+len(data)), checksum(bucket, k, data))
 	return t.bolt.Bucket([]byte(bucket)).Put(k, append(value, data...))
 }
 
 // bytes is a value that is not JSON, or nil when there is none. It is valid until the transaction ends.
 func (t tx) bytes(bucket string, k []byte) ([]byte, error) {
-	value := t.bolt.Bucket([]byte(bucket)).Get(k)
+	value := t.value(bucket, k)
 	if value == nil {
 		return nil, nil
 	}
@@ -82,7 +109,10 @@ func (t tx) bytes(bucket string, k []byte) ([]byte, error) {
 
 // get reads the value of k into v and reports whether there is one.
 func (t tx) get(bucket string, k []byte, v any) (bool, error) {
-	value := t.bolt.Bucket([]byte(bucket)).Get(k)
+	if t.pending != nil && t.pending.held(t.bolt, bucket, k, v) {
+		return true, nil
+	}
+	value := t.value(bucket, k)
 	if value == nil {
 		return false, nil
 	}
@@ -99,17 +129,60 @@ func (t tx) get(bucket string, k []byte, v any) (bool, error) {
 	return true, decode(bucket, k, value, v)
 }
 
-func (t tx) has(bucket string, k []byte) bool {
-	return t.bolt.Bucket([]byte(bucket)).Get(k) != nil
+// value is the encoded value of k; nil when there is none.
+func (t tx) value(bucket string, k []byte) []byte {
+	if t.pending != nil {
+		return t.pending.value(t.bolt, bucket, k)
+	}
+	return t.bolt.Bucket([]byte(bucket)).Get(k)
+}
+
+func (t tx) has(bucket string, k []byte) bool { return t.value(bucket, k) != nil }
+
+// hasPrefix reports whether a key starts with p.
+func (t tx) hasPrefix(bucket string, p []byte) bool {
+	if t.pending != nil {
+		if m := t.pending.table(t.bolt, bucket); m.none() && len(m.rows) == 0 {
+			return false
+		}
+	}
+	k, _ := t.cursor(bucket).Seek(p)
+	return bytes.HasPrefix(k, p)
 }
 
 func (t tx) delete(bucket string, k []byte) error {
+	if t.pending != nil {
+		t.pending.delete(t.bolt, bucket, k)
+		return nil
+	}
 	return t.bolt.Bucket([]byte(bucket)).Delete(k)
+}
+
+// kept are the rows of a bucket whose keys start with p, in order, if the bucket has sorted runs.
+func (t tx) kept(bucket string, p []byte) (rows []row, kept bool) {
+	if t.pending == nil || t.pending.runs == nil || !slices.Contains(scattered, bucket) {
+		return nil, false
+	}
+	return t.pending.scan(t.pending.table(t.bolt, bucket), bucket, p), true
+}
+
+// cursor walks all rows of a bucket, which has no sorted runs.
+func (t tx) cursor(bucket string) *bolt.Cursor {
+	if t.pending != nil {
+		t.pending.flush(bucket)
+	}
+	return t.bolt.Bucket([]byte(bucket)).Cursor()
 }
 
 // deletePrefix removes all keys that start with p.
 func (t tx) deletePrefix(bucket string, p []byte) error {
-	cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+	if rows, kept := t.kept(bucket, p); kept {
+		for _, r := range rows {
+			t.pending.delete(t.bolt, bucket, r.key)
+		}
+		return nil
+	}
+	cursor := t.cursor(bucket)
 	for k, _ := cursor.Seek(p); k != nil && bytes.HasPrefix(k, p); k, _ = cursor.Seek(p) {
 		if err := cursor.Delete(); err != nil {
 			return err
@@ -128,7 +201,7 @@ func (t tx) next(bucket string) (uint64, error) {
 // tell in a cursor how many there are of those that the caller may not read.
 func (t tx) numbered(bucket string, parts ...string) ([]byte, error) {
 	p := prefix(parts...)
-	cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+	cursor := t.cursor(bucket)
 	before := cursor.Prev
 	if behind, _ := cursor.Seek(append(key(parts...), 1)); behind == nil {
 		before = cursor.Last
@@ -158,7 +231,15 @@ func (r row) check() error { return check(r.bucket, r.key, r.value) }
 // scan walks the keys that start with p in order, beginning behind after when that is given.
 func (t tx) scan(bucket string, p, after []byte) iter.Seq[row] {
 	return func(yield func(row) bool) {
-		cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+		if rows, kept := t.kept(bucket, p); kept {
+			for _, r := range rows {
+				if bytes.Compare(r.key, after) > 0 && !yield(r) {
+					return
+				}
+			}
+			return
+		}
+		cursor := t.cursor(bucket)
 		k, v := cursor.Seek(p)
 		if len(after) > 0 {
 			k, v = cursor.Seek(after)
@@ -180,7 +261,7 @@ func (t tx) backward(bucket string, p, before []byte) iter.Seq[row] {
 		if before == nil && len(p) > 0 {
 			before = append(slices.Clone(p[:len(p)-1]), 1) // prefixes end in a NUL
 		}
-		cursor := t.bolt.Bucket([]byte(bucket)).Cursor()
+		cursor := t.cursor(bucket)
 		k, v := cursor.Last()
 		if before != nil {
 			// Where nothing comes behind, the last key is the one before.

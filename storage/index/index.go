@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"math"
 	"os"
@@ -101,6 +102,11 @@ type DB struct {
 	damaged atomic.Bool // a value was met that is not what was written
 	memos   memos
 	graph   graph
+	seed    maphash.Seed // of the hashes of keys
+	runs    runs         // nil but during Bulk, as room is
+	room    *reserve
+
+	mergeBytes int // tests make it less
 }
 
 // Open opens the index at path, or makes an empty one. A file that cannot be read, or is of
@@ -154,13 +160,13 @@ func open(path string) (_ *DB, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", path, err)
 	}
-	db := &DB{bolt: b}
+	db := &DB{bolt: b, seed: maphash.MakeSeed(), mergeBytes: mergeBytes}
 	return db, db.prepare()
 }
 
 // prepare makes the buckets of a new file and refuses one of another schema.
 func (db *DB) prepare() error {
-	return db.bolt.Update(func(b *bolt.Tx) error {
+	err := db.bolt.Update(func(b *bolt.Tx) error {
 		t := tx{bolt: b, memos: &db.memos}
 		fresh := b.Bucket([]byte(bucketMeta)) == nil
 		for _, name := range buckets {
@@ -180,6 +186,10 @@ func (db *DB) prepare() error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return db.resume()
 }
 
 // Close writes what is pending and closes the file. One in which damage was met is not closed in
@@ -211,8 +221,17 @@ func (db *DB) Applied(ctx context.Context) (uint64, error) {
 
 // Entry is a group of the journal and its place there.
 type Entry struct {
-	Seq   uint64
-	Group registry.Group
+	Seq     uint64
+	Group   registry.Group
+	Encoded []registry.EncodedRecord // the records as the journal has them; they are encoded again when it is nil
+}
+
+// encoded is the text of a record, without any when it is not known.
+func (e Entry) encoded(place int) registry.EncodedRecord {
+	if place < len(e.Encoded) {
+		return e.Encoded[place]
+	}
+	return registry.EncodedRecord{}
 }
 
 // Apply adds groups to the index, all in one transaction. They follow each other and the last
@@ -220,12 +239,19 @@ type Entry struct {
 // index as it was.
 func (db *DB) Apply(entries []Entry) error {
 	var grown growth
+	pending := newWriteBuffer(db.seed, db.runs, db.room)
 	err := db.update(func(t tx) error {
-		t.grown = &grown
+		t.pending, t.grown = pending, &grown
+		if db.runs != nil {
+			if _, err := t.bolt.CreateBucketIfNotExists([]byte(bucketRuns)); err != nil {
+				return err
+			}
+		}
 		var applied uint64
 		if _, err := t.get(bucketMeta, key("applied"), &applied); err != nil {
 			return err
 		}
+		pending.batch = applied
 		t.counts = &registry.Counts{}
 		if _, err := t.get(bucketMeta, key("counts"), t.counts); err != nil {
 			return err
@@ -245,9 +271,14 @@ func (db *DB) Apply(entries []Entry) error {
 		if err := t.put(bucketMeta, key("counts"), t.counts); err != nil {
 			return err
 		}
-		return t.put(bucketMeta, key("applied"), applied)
+		if err := t.put(bucketMeta, key("applied"), applied); err != nil {
+			return err
+		}
+		return pending.flushAll()
 	})
+	pending.release()
 	if err == nil {
+		db.runs.add(pending.made)
 		db.graph.grow(grown)
 	}
 	return err

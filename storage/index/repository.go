@@ -79,7 +79,7 @@ func putAlias(t tx, owner string, alias, d digest.Digest) error {
 }
 
 func manifestPushed(t tx, r registry.ManifestPushed) error {
-	if err := putManifest(t, r.Repository, r.Manifest); err != nil {
+	if err := putManifest(t, r.Repository, r.Manifest, nil); err != nil {
 		return err
 	}
 	if err := putAlias(t, r.Repository, r.Alias, r.Manifest.Digest); err != nil {
@@ -236,7 +236,7 @@ func attested(t tx, r registry.VersionAttested) error {
 				return err
 			}
 		}
-		if err := putManifest(t, r.ModelID, m); err != nil {
+		if err := putManifest(t, r.ModelID, m, nil); err != nil {
 			return err
 		}
 	}

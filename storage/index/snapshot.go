@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"slices"
 	"strconv"
@@ -98,7 +99,7 @@ func OpenCopy(path string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", path, err)
 	}
-	db := &DB{bolt: b}
+	db := &DB{bolt: b, seed: maphash.MakeSeed(), mergeBytes: mergeBytes}
 	if err := db.prepare(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}

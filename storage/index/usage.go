@@ -8,22 +8,31 @@ import (
 
 // own records that a model or a repository owns a blob, once.
 func own(t tx, modelID, digest string, sizeBytes int64) error {
+	change, err := take(t, modelID, digest, sizeBytes)
+	if err != nil || change == (registry.Usage{}) {
+		return err
+	}
+	return addUsage(t, modelID, change)
+}
+
+// take is own without the usage, whose change it returns.
+func take(t tx, modelID, digest string, sizeBytes int64) (registry.Usage, error) {
 	var before int64
-	found, err := t.get(bucketBlobs, key(modelID, digest), &before)
+	k := key(modelID, digest)
+	found, err := t.get(bucketBlobs, k, &before)
 	if err != nil || found && before == sizeBytes {
-		return err
-	}
-	change := registry.Usage{Blobs: 1, LogicalBytes: sizeBytes}
-	if found {
-		change = registry.Usage{LogicalBytes: sizeBytes - before}
-	}
-	if err := addUsage(t, modelID, change); err != nil {
-		return err
+		return registry.Usage{}, err
 	}
 	if err := t.put(bucketOwners, key(digest, modelID), nil); err != nil {
-		return err
+		return registry.Usage{}, err
 	}
-	return t.put(bucketBlobs, key(modelID, digest), sizeBytes)
+	if err := t.put(bucketBlobs, k, sizeBytes); err != nil {
+		return registry.Usage{}, err
+	}
+	if found {
+		return registry.Usage{LogicalBytes: sizeBytes - before}, nil
+	}
+	return registry.Usage{Blobs: 1, LogicalBytes: sizeBytes}, nil
 }
 
 // disown records that a model owns a blob no more.
