@@ -2,8 +2,10 @@ package card
 
 import (
 	"bytes"
+	"html"
 	"regexp"
 	"strings"
+	"unicode"
 )
 
 // unfilled is what the template of a Hugging Face model card has below each heading that nobody filled in.
@@ -57,6 +59,23 @@ func withoutComments(text []byte) []byte {
 	}
 }
 
+// says reports whether a line shows a reader something: a letter, a digit or a picture, and not only marks, spaces and tags.
+func says(line string) bool {
+	shown := html.UnescapeString(tag.ReplaceAllStringFunc(line, func(tag string) string {
+		if picture.MatchString(tag) {
+			return "x"
+		}
+		return ""
+	}))
+	return strings.ContainsFunc(shown, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsNumber(r) || unicode.Is(unicode.So, r) })
+}
+
+// HTML in a line. Source: CommonMark 0.31.2, section 6.6.
+var (
+	tag     = regexp.MustCompile(`</?[A-Za-z][^<>]*>`)
+	picture = regexp.MustCompile(`(?i)^<(?:img|picture|svg|video|audio|iframe|object|embed)\b`)
+)
+
 type heading struct {
 	title string
 	level int
@@ -77,13 +96,13 @@ func (s *sectionReader) line(line string) {
 	case s.fence != "":
 		if mark != nil && strings.HasPrefix(mark[1], s.fence) && strings.TrimSpace(line) == mark[1] {
 			s.fence = ""
+		} else if strings.TrimSpace(line) != "" {
+			s.content()
 		}
-		s.content()
 		return
 	case mark != nil:
 		s.paragraph()
 		s.fence = mark[1]
-		s.content()
 		return
 	}
 	if m := atx.FindStringSubmatch(line); m != nil {
@@ -99,7 +118,7 @@ func (s *sectionReader) line(line string) {
 	}
 	s.paragraph()
 	switch text := strings.TrimSpace(line); {
-	case text == "", text == unfilled, rule.MatchString(line):
+	case text == unfilled, rule.MatchString(line), !says(text):
 	case noTitle.MatchString(line):
 		s.content()
 	default:

@@ -20,6 +20,7 @@ func TestSections(t *testing.T) {
 		{"underlined, closed and marked", "Use\n===\n\ntext\n\n## *Known* `limits` ##\n\n- a list\n", []string{"Use", "Known limits"}},
 		{"no heading in code", "# A\n\n```\n# B\n```\n\n    # C\n", []string{"A"}},
 		{"twice", "# A\n\ntext\n\n# A\n\ntext\n", []string{"A"}},
+		{"what shows nothing", "# A\n\n&nbsp;\n\n# B\n\n<br>\n<p></p>\n\n# C\n\n```\n\n```\n\n# D\n\n- \n\n# E\n\n| | |\n|---|---|\n\n# F\n\n\u200b\n\n# G\n\n<img src=\"x.png\">\n\n# H\n\n```\ncode\n```\n\n# I\n\n🚀\n", []string{"G", "H", "I"}},
 		{"a table and a quote", "# A\n\n> quoted\n\n# B\n\n| x | y |\n|---|---|\n", []string{"A", "B"}},
 	}
 	for _, tt := range tests {
