@@ -65,3 +65,54 @@ func BenchmarkPromote(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkRecordEvaluation is what an evaluation costs that follows others of its commit.
+func BenchmarkRecordEvaluation(b *testing.B) {
+	for _, before := range []int{0, 10_000} {
+		b.Run(fmt.Sprintf("after %d", before), func(b *testing.B) {
+			s, m := prepared(b, automatic)
+			v := s.release(m, "v1.0.0")
+			s.evaluations(m, v, before)
+			s.evaluate(m, v, 0.9)
+			for b.Loop() {
+				s.evaluate(m, v, 0.9)
+			}
+		})
+	}
+}
+
+// evaluations records many evaluations of a version in few groups.
+func (s *site) evaluations(m registry.Model, v registry.VersionRecord, count int) {
+	s.tb.Helper()
+	for first := 0; first < count; first += 1000 {
+		g := registry.Group{At: s.Now(), Actor: "jenkins"}
+		for i := first; i < min(first+1000, count); i++ {
+			e, err := registry.NewEvaluation(f1Of(0.9), v.Version.Commit, fmt.Sprintf("e%06d", i), "jenkins", s.Now())
+			if err != nil {
+				s.tb.Fatal(err)
+			}
+			g.Records = append(g.Records, registry.EvaluationRecorded{ModelID: m.ID, Evaluation: e})
+		}
+		if err := s.data.Commit(s.tb.Context(), g); err != nil {
+			s.tb.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkMirrorEvaluations is what it costs to write one more evaluation of a commit into the repository.
+func BenchmarkMirrorEvaluations(b *testing.B) {
+	for _, before := range []int{0, 10_000} {
+		b.Run(fmt.Sprintf("after %d", before), func(b *testing.B) {
+			s, m := prepared(b, automatic)
+			v := s.release(m, "v1.0.0")
+			s.evaluations(m, v, before)
+			s.mirror()
+			for b.Loop() {
+				b.StopTimer()
+				s.evaluate(m, v, 0.9)
+				b.StartTimer()
+				s.mirror()
+			}
+		})
+	}
+}

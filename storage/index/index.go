@@ -30,7 +30,7 @@ import (
 )
 
 // schema is the version of all formats below. A file of another version is rebuilt.
-const schema = 4
+const schema = 5
 
 // The buckets, each with the format of its keys and values. Parts of a key are joined by NUL;
 // numbers are 8 bytes, big endian; values are a CRC-32C of bucket, key and JSON, and the JSON.
@@ -54,6 +54,7 @@ const (
 	bucketRepoNames    = "repo_names"   // name of a repository -> its id
 	bucketLayers       = "layers"       // model id, digest -> registry.ImageLayer
 	bucketEvaluations  = "evaluations"  // model id, commit, number -> registry.Evaluation
+	bucketUnattested   = "unattested"   // model id, tag of a version whose statement lacks an evaluation -> nothing
 	bucketPolicies     = "policies"     // model id -> registry.PolicyState
 	bucketGates        = "gates"        // model id, tag, environment -> registry.Verdict, as last announced
 	bucketRefused      = "refused"      // model id, number -> registry.Refusal
@@ -80,7 +81,7 @@ const (
 
 var buckets = []string{
 	bucketMeta, bucketModels, bucketNames, bucketTombstones, bucketRefs, bucketIntents, bucketBlobs, bucketOwners, bucketUsage, bucketVersions,
-	bucketCommits, bucketManifests, bucketTags, bucketReferrers, bucketLayers, bucketEvaluations, bucketPolicies,
+	bucketCommits, bucketManifests, bucketTags, bucketReferrers, bucketLayers, bucketEvaluations, bucketUnattested, bucketPolicies,
 	bucketGates, bucketRefused, bucketEnvironments, bucketHistory, bucketApprovals, bucketOut, bucketIn, bucketEvents,
 	bucketEventIDs, bucketOutbox, bucketDeliveries, bucketSent, bucketTokens, bucketTokenIDs, bucketIDs, bucketSignatures, bucketUnmirrored,
 	bucketLocks, bucketLockPaths, bucketAliases, bucketRepositories, bucketRepoNames, bucketStates, bucketWithdrawn,
@@ -94,6 +95,8 @@ type DB struct {
 	bolt    *bolt.DB
 	damaged atomic.Bool // a value was met that is not what was written
 	memos   memos
+
+	catalogs catalogs
 }
 
 // Open opens the index at path, or makes an empty one. A file that cannot be read, or is of

@@ -13,6 +13,10 @@ type memos struct {
 	tokens       memo[registry.Token]
 	manifests    memo[registry.StoredManifest]
 	repositories memo[registry.Repository]
+	evaluations  memo[registry.Evaluation]
+	versions     memo[registry.VersionRecord]
+	policies     memo[registry.PolicyState]
+	environments memo[registry.EnvironmentState]
 }
 
 const (
@@ -31,6 +35,15 @@ type memo[V any] struct {
 type decoded[V any] struct {
 	from  []byte
 	value V
+}
+
+// recall is [tx.get] of a value that m keeps.
+func recall[V any](t tx, m *memo[V], bucket string, k []byte, v *V) (bool, error) {
+	value := t.bolt.Bucket([]byte(bucket)).Get(k)
+	if value == nil {
+		return false, nil
+	}
+	return true, m.decode(bucket, k, value, v)
 }
 
 // decode decodes the value of k into v.
