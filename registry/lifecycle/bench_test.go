@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,7 +73,7 @@ func BenchmarkRecordEvaluation(b *testing.B) {
 		b.Run(fmt.Sprintf("after %d", before), func(b *testing.B) {
 			s, m := prepared(b, automatic)
 			v := s.release(m, "v1.0.0")
-			s.evaluations(m, v, before)
+			s.evaluationsFrom(m, v, 0, before)
 			s.evaluate(m, v, 0.9)
 			for b.Loop() {
 				s.evaluate(m, v, 0.9)
@@ -81,13 +82,13 @@ func BenchmarkRecordEvaluation(b *testing.B) {
 	}
 }
 
-// evaluations records many evaluations of a version in few groups.
-func (s *site) evaluations(m registry.Model, v registry.VersionRecord, count int) {
+// evaluationsFrom records many evaluations of a version in few groups; their ids count from first.
+func (s *site) evaluationsFrom(m registry.Model, v registry.VersionRecord, first, count int) {
 	s.tb.Helper()
-	for first := 0; first < count; first += 1000 {
+	for some := range slices.Chunk(numbered(first, count), 1000) {
 		g := registry.Group{At: s.Now(), Actor: "jenkins"}
-		for i := first; i < min(first+1000, count); i++ {
-			e, err := registry.NewEvaluation(f1Of(0.9), v.Version.Commit, fmt.Sprintf("e%06d", i), "jenkins", s.Now())
+		for _, id := range some {
+			e, err := registry.NewEvaluation(f1Of(0.9), v.Version.Commit, id, "jenkins", s.Now())
 			if err != nil {
 				s.tb.Fatal(err)
 			}
@@ -105,7 +106,7 @@ func BenchmarkMirrorEvaluations(b *testing.B) {
 		b.Run(fmt.Sprintf("after %d", before), func(b *testing.B) {
 			s, m := prepared(b, automatic)
 			v := s.release(m, "v1.0.0")
-			s.evaluations(m, v, before)
+			s.evaluationsFrom(m, v, 0, before)
 			s.mirror()
 			for b.Loop() {
 				b.StopTimer()

@@ -25,7 +25,7 @@ type VersionOutcome struct {
 // EnvironmentOutcome is what a policy would mean for a version in one environment.
 type EnvironmentOutcome struct {
 	Verdict  registry.Verdict `json:"verdict"`
-	Now      *bool            `json:"now"`      // whether its gates are open by the policy in force; nil when that does not name the environment
+	Now      *bool            `json:"now"`      // whether its gates are open by the policy in force; nil when that does not name the environment, or nobody could look
 	Held     bool             `json:"held"`     // the version is there; a policy takes nothing back
 	Promotes bool             `json:"promotes"` // the server would promote it there at once
 }
@@ -117,7 +117,9 @@ func (s *Service) tryEnvironment(ctx context.Context, budget *gate.Budget, m reg
 		if err != nil {
 			return out, err
 		}
-		out.Now = &now.Open
+		if now.Open || !budget.Spent() {
+			out.Now = &now.Open
+		}
 	}
 	return out, nil
 }

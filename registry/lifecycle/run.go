@@ -151,7 +151,7 @@ const retryAfter = 5 * time.Second
 // Each change of the records in a repository costs a git process, and each statement some files that are synced: what comes within such a
 // time is written at once. Records follow the journal within two seconds all the same.
 const (
-	recordsRest    = 500 * time.Millisecond
+	recordsRest    = time.Second
 	statementsRest = 5 * time.Second
 )
 

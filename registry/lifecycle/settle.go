@@ -216,6 +216,19 @@ func (s *Service) Verdicts(ctx context.Context, m registry.Model, v registry.Ver
 	return s.verdicts(ctx, gate.NewBudget(ctx.Done(), 1), m.ID, v)
 }
 
+// VerdictsOf are the Verdicts of each of some versions, which cost together what those of one may cost.
+func (s *Service) VerdictsOf(ctx context.Context, m registry.Model, versions []registry.VersionRecord) ([][]registry.Verdict, error) {
+	budget := gate.NewBudget(ctx.Done(), 1)
+	all := make([][]registry.Verdict, len(versions))
+	for i, v := range versions {
+		var err error
+		if all[i], err = s.verdicts(ctx, budget, m.ID, v); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
 func (s *Service) verdicts(ctx context.Context, budget *gate.Budget, modelID string, v registry.VersionRecord) ([]registry.Verdict, error) {
 	verdicts := []registry.Verdict{}
 	policy, err := s.Index.Policy(ctx, modelID)
