@@ -235,6 +235,20 @@ func TestArchiveComesBeforeTheNote(t *testing.T) {
 	if !slices.Equal(noted, numbered(0, 256)) || !slices.Equal(archived, numbered(0, 128)) {
 		t.Errorf("%d are noted and %d archived after a crash between the two, want the old note and the archive", len(noted), len(archived))
 	}
+	dir := t.TempDir()
+	s.clone(m, dir, fraud)
+	there := openDir(t, dir)
+	if err := there.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	evaluations, err := there.data.Index.Evaluations(t.Context(), m.ID, v.Version.Commit)
+	for _, e := range evaluations {
+		ids = append(ids, e.ID)
+	}
+	if !slices.Equal(ids, numbered(0, 256)) {
+		t.Errorf("a clone between the two has %d evaluations, %v, want 256, each once", len(ids), err)
+	}
 	tip := s.git(m.Name, "rev-parse", registry.EvaluationsRef)
 	broken.now = false
 	s.serve() // as after a start, when nothing is remembered
@@ -251,7 +265,7 @@ func TestVerdictsFromWhatIsSelected(t *testing.T) {
 environments:
   any: {gates: `+gates+`}
   named: {evidence: {dataset: calls}, gates: `+gates+`}
-  whole: {evidence: {dataset: calls, slice: ""}, gates: `+gates+`, slices: {required: [dawn], gates: `+gates+`}}
+  whole: {evidence: {dataset: calls, slice: ""}, gates: `+gates+`, slices: {required: [dawn], gates: ["incumbent == null || metrics.f1 >= incumbent.metrics.f1"]}}
   young: {evidence: {dataset: calls, max_age: 30d, evaluators: [jenkins]}, gates: `+gates+`}
   listed: {gates: ["evaluations.exists(e, e.metrics.f1 > 0.8)"]}
 `)
@@ -291,6 +305,9 @@ environments:
 			for _, env := range []string{"any", "named", "young"} {
 				s.promote(m, registry.MustEnvironmentName(env), "v1.0.0")
 			}
+		}
+		if i == 4 {
+			s.promote(m, registry.MustEnvironmentName("whole"), "v1.0.0")
 		}
 		check(fmt.Sprintf("after evaluation %d", i+1), second)
 	}
