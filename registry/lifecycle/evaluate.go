@@ -48,7 +48,7 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 		use.RLock()
 		defer use.RUnlock()
 	}
-	unlock := s.locks.lock(m.ID)
+	unlock, last, turn := s.locks.takeTurn(m.ID)
 	defer unlock()
 	missing := s.attach(ctx, m, &e)
 	before, err := s.Index.EvaluationByID(ctx, m.ID, e.ID)
@@ -66,9 +66,11 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 	}
 	// Before, after, and what the server does about it cost what one request may cost.
 	const parts = 3
-	old, err := s.verdictsOf(ctx, gate.NewBudget(ctx.Done(), parts), m.ID, versions)
-	if err != nil {
-		return Recorded{}, err
+	old, known := s.judgedBefore(m.ID, commit, last)
+	if !known {
+		if old, err = s.verdictsOf(ctx, gate.NewBudget(ctx.Done(), parts), m.ID, versions); err != nil {
+			return Recorded{}, err
+		}
 	}
 	err = s.commit(ctx, registry.Group{At: at, Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
 		registry.EvaluationRecorded{ModelID: m.ID, Evaluation: e},
@@ -97,7 +99,30 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 		fresh = nil // not all were looked at
 	}
 	recorded.Promoted, err = s.settleWithin(ctx, gate.NewBudget(nil, parts), m.ID, focus, false, fresh...)
+	if err == nil && fresh != nil && len(recorded.Promoted) == 0 {
+		s.mu.Lock()
+		keepSome(s.judged, m.ID, judged{turn, commit, fresh}, maxJudged)
+		s.mu.Unlock()
+	}
 	return recorded, err
+}
+
+// judged are the verdicts on the versions of a commit after an evaluation. They are those before the next one, when nobody else had the model's
+// lock in between: only the age of the evidence may tell otherwise, and what that changes the next evaluation did not.
+type judged struct {
+	turn     uint64 // of the lock
+	commit   registry.ObjectID
+	verdicts []ChangedVerdict
+}
+
+// maxJudged bounds the models for which they are kept.
+const maxJudged = 500
+
+func (s *Service) judgedBefore(modelID string, commit registry.ObjectID, turn uint64) (verdicts []ChangedVerdict, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j, ok := s.judged[modelID]
+	return j.verdicts, ok && j.turn == turn && j.commit == commit
 }
 
 // sameEvaluation reports a conflict unless the same was recorded under the same key before.

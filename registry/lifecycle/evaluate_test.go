@@ -367,3 +367,49 @@ func TestGatesOfARequestShareItsCost(t *testing.T) {
 		t.Errorf("TryPolicy for somebody who has left = %v, want %v", err, context.Canceled)
 	}
 }
+
+// An evaluation is said to have changed what it changed, and not what a person did before it.
+func TestEvaluationChangesVerdicts(t *testing.T) {
+	s, m := prepared(t, `
+environments:
+  staging: {evidence: {dataset: calls}, approvals: 1, gates: ["metrics.f1 >= 0.8"]}
+`)
+	v := s.release(m, "v1.0.0")
+	record := func(dataset string) (changed []bool) {
+		t.Helper()
+		in := f1Of(0.9)
+		in.Dataset.Name = dataset
+		recorded, err := s.RecordEvaluation(t.Context(), by("jenkins"), m, v.Version.Commit, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range recorded.Changed {
+			changed = append(changed, c.Verdict.Open)
+		}
+		return changed
+	}
+	approve := func() {
+		t.Helper()
+		if _, err := s.Approve(t.Context(), by("grace"), m, staging, v.Version.Tag, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		name    string
+		do      func()
+		dataset string
+		want    []bool
+	}{
+		{"the first", func() {}, "calls", []bool{false}},
+		{"one of other data", func() {}, "news", nil},
+		{"one of other data, after an approval", approve, "news", nil},
+		{"a newer one", func() {}, "calls", []bool{true}},
+		{"one of other data again", func() {}, "news", nil},
+		{"a newer one, quarantined", func() { s.state(m, "v1.0.0", registry.Quarantined) }, "calls", []bool{false}},
+	} {
+		step.do()
+		if got := record(step.dataset); !slices.Equal(got, step.want) {
+			t.Errorf("%s changed the verdict to open: %v, want %v", step.name, got, step.want)
+		}
+	}
+}

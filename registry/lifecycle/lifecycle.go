@@ -227,6 +227,7 @@ type Service struct {
 	active     map[string]func() // pushes whose refs may still move, by id -> what ends their use of the model
 	signatures map[string]string // of the repositories as they were reconciled last, by model id
 	archived   map[string]int    // files of evaluations that are known to be in the repository, by model id and commit
+	judged     map[string]judged // what was decided at the last evaluation, by model id
 	reached    map[string]place  // how far the record refs go that were written since the start, by model id and ref
 }
 
@@ -267,7 +268,7 @@ func New(c Config) (*Service, error) {
 	return &Service{
 		Config: c, gates: judge, tensors: newTensorWork(),
 		records: make(chan struct{}, 1), images: make(chan struct{}, 1), statements: make(chan struct{}, 1),
-		active: map[string]func(){}, signatures: map[string]string{}, archived: map[string]int{}, reached: map[string]place{},
+		active: map[string]func(){}, signatures: map[string]string{}, archived: map[string]int{}, reached: map[string]place{}, judged: map[string]judged{},
 	}, nil
 }
 
@@ -332,6 +333,8 @@ func announce(e registry.Event) registry.Record { return registry.EventAnnounced
 type locks struct {
 	mu   sync.Mutex
 	held map[string]*lock
+	turn uint64            // counts who has had any of them
+	last map[string]uint64 // turn of the last who had that of a model; who is forgotten had turn 0
 }
 
 type lock struct {
@@ -341,6 +344,13 @@ type lock struct {
 
 // lock waits for the model's lock and gives the function that lets go of it.
 func (l *locks) lock(modelID string) (unlock func()) {
+	unlock, _, _ = l.takeTurn(modelID)
+	return unlock
+}
+
+// takeTurn is lock that tells who had the lock before: when it is who had it at a turn that is remembered, nobody has changed the model
+// since.
+func (l *locks) takeTurn(modelID string) (unlock func(), before, turn uint64) {
 	l.mu.Lock()
 	if l.held == nil {
 		l.held = map[string]*lock{}
@@ -353,6 +363,14 @@ func (l *locks) lock(modelID string) (unlock func()) {
 	one.wanted++
 	l.mu.Unlock()
 	one.Lock()
+	l.mu.Lock()
+	l.turn++
+	before, turn = l.last[modelID], l.turn
+	if l.last == nil {
+		l.last = map[string]uint64{}
+	}
+	keepSome(l.last, modelID, turn, maxKnown)
+	l.mu.Unlock()
 	return func() {
 		one.Unlock()
 		l.mu.Lock()
@@ -360,5 +378,5 @@ func (l *locks) lock(modelID string) (unlock func()) {
 			delete(l.held, modelID)
 		}
 		l.mu.Unlock()
-	}
+	}, before, turn
 }

@@ -163,7 +163,7 @@ func (s *Service) mirrorModel(ctx context.Context, marks []registry.Mark) error 
 		if delete(s.reached, m.ID+"/"+ref); err != nil {
 			continue // some of the refs may have been written
 		}
-		keepSome(s.reached, m.ID+"/"+ref, p)
+		keepSome(s.reached, m.ID+"/"+ref, p, maxKnown)
 	}
 	return err
 }
@@ -171,9 +171,9 @@ func (s *Service) mirrorModel(ctx context.Context, marks []registry.Mark) error 
 // maxKnown bounds what is remembered of the repositories, which they say themselves when they are asked.
 const maxKnown = 10_000
 
-// keepSome sets a value of a map that has no more than maxKnown.
-func keepSome[V any](m map[string]V, k string, v V) {
-	if len(m) >= maxKnown {
+// keepSome sets a value of a map that has no more than limit.
+func keepSome[V any](m map[string]V, k string, v V, limit int) {
+	if len(m) >= limit {
 		clear(m)
 	}
 	m[k] = v
@@ -422,7 +422,7 @@ func (w *mirrorWriter) archive(ctx context.Context, commit registry.ObjectID, fi
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	keepSome(w.Service.archived, known, files)
+	keepSome(w.Service.archived, known, files, maxKnown)
 	return nil
 }
 

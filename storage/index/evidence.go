@@ -80,6 +80,14 @@ func (db *DB) Catalog(ctx context.Context, modelID string, commit registry.Objec
 			known = append(p[:len(p):len(p)], ordered(last)...)
 		}
 		for r := range t.scan(bucketEvaluations, p, known) {
+			if known != nil { // recorded just now, and looked at next
+				var e registry.Evaluation
+				if err := t.memos.evaluations.decode(r.bucket, r.key, r.value, &e); err != nil {
+					return err
+				}
+				one.catalog.Add(binary.BigEndian.Uint64(r.key[len(p):]), &e)
+				continue
+			}
 			var e struct { // what counts of registry.Evaluation
 				Dataset      registry.Dataset `json:"dataset"`
 				Evaluator    string           `json:"evaluator"`
