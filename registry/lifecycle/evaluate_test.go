@@ -291,8 +291,13 @@ environments:
 		dataset, slice, evaluator string
 		f1                        float64
 	}{
-		{"calls", "", "jenkins", 0.9}, {"calls", "", "jenkins", 0.7}, {"calls", "night", "jenkins", 0.6}, {"calls", "", "ada", 0.95}, {"calls", "dawn", "", 0.4},
-		{"news", "", "jenkins", 0.9}, {"calls", "night", "jenkins", 0.3},
+		{"calls", "", "jenkins", 0.9},
+		{"calls", "", "jenkins", 0.7},
+		{"calls", "night", "jenkins", 0.6},
+		{"calls", "", "ada", 0.95},
+		{"calls", "dawn", "", 0.4},
+		{"news", "", "jenkins", 0.9},
+		{"calls", "night", "jenkins", 0.3},
 	} {
 		in := f1Of(e.f1)
 		in.Dataset.Name, in.Dataset.Slice, in.Evaluator = e.dataset, e.slice, e.evaluator

@@ -52,7 +52,7 @@ func (c *catalogs) get(k string) *cataloged {
 func (c *catalogs) count(one *cataloged, bytes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.byKey[one.key]; !ok {
+	if at, ok := c.byKey[one.key]; !ok || at.Value.(*cataloged) != one {
 		return // it was let go of meanwhile
 	}
 	c.bytes += bytes - one.counted

@@ -17,12 +17,15 @@ type memos struct {
 	versions     memo[registry.VersionRecord]
 	policies     memo[registry.PolicyState]
 	environments memo[registry.EnvironmentState]
+	gates        memo[registry.Verdict]
 }
 
 const (
 	// maxMemo is how many values of a kind are kept, and maxMemoBytes how long they are at most: what clients push may be long.
 	maxMemo      = 2000
 	maxMemoBytes = 4 << 10
+	// maxKindBytes bounds all values of a kind together. Decoded they take some three times as much.
+	maxKindBytes = 2 << 20
 )
 
 // memo keeps decoded values. A value stands for exactly the bytes that it was decoded from, so that a change of them
@@ -30,6 +33,7 @@ const (
 type memo[V any] struct {
 	mu    sync.RWMutex
 	byKey map[string]decoded[V]
+	bytes int // of what the values were decoded from
 }
 
 type decoded[V any] struct {
@@ -65,9 +69,10 @@ func (m *memo[V]) decode(bucket string, k, value []byte, v *V) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.byKey == nil || len(m.byKey) >= maxMemo {
-		m.byKey = map[string]decoded[V]{}
+	if m.byKey == nil || len(m.byKey) >= maxMemo || m.bytes >= maxKindBytes {
+		m.byKey, m.bytes = map[string]decoded[V]{}, 0
 	}
+	m.bytes += len(value) - len(m.byKey[string(k)].from)
 	m.byKey[string(k)] = decoded[V]{bytes.Clone(value), fresh}
 	return nil
 }

@@ -274,7 +274,7 @@ func (db *DB) AnnouncedGate(ctx context.Context, modelID string, tag registry.Ta
 	var v registry.Verdict
 	var found bool
 	err := db.view(ctx, func(t tx) (err error) {
-		found, err = t.get(bucketGates, key(modelID, tag.String(), env.String()), &v)
+		found, err = recall(t, &t.memos.gates, bucketGates, key(modelID, tag.String(), env.String()), &v)
 		return err
 	})
 	return v, found, err
