@@ -240,6 +240,7 @@ func questions() (list []question) {
 	}
 	add("Unmirrored", 5)
 	add("Unattested", 5)
+	add("UnmirroredAfter", registry.Mark{ModelID: "m-fraud"}, 2)
 	for _, name := range []string{"acme/fraud", "acme/secret", "acme/gone", "acme/never"} {
 		n := registry.MustModelName(name)
 		add("ModelByName", n)

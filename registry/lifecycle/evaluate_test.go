@@ -141,7 +141,7 @@ func (s *site) noted(m registry.Model, commit registry.ObjectID) (noted, archive
 func TestManyEvaluations(t *testing.T) {
 	s, m := prepared(t, alone)
 	v := s.release(m, "v1.0.0")
-	steps := []struct{ count, archived int }{{256, 0}, {1, 128}, {127, 128}, {1, 256}, {400, 640}}
+	steps := []struct{ count, archived int }{{128, 0}, {1, 64}, {63, 64}, {1, 128}, {200, 320}}
 	total := 0
 	for _, step := range steps {
 		s.evaluationsFrom(m, v, total, step.count)
@@ -224,15 +224,15 @@ func TestArchiveComesBeforeTheNote(t *testing.T) {
 	broken := &crashing{}
 	s, m := prepared(t, alone, func(f *faults) { broken.Repositories, f.Repositories = f.Repositories, broken })
 	v := s.release(m, "v1.0.0")
-	s.evaluationsFrom(m, v, 0, 256)
+	s.evaluationsFrom(m, v, 0, 128)
 	s.mirror()
-	s.evaluationsFrom(m, v, 256, 10)
+	s.evaluationsFrom(m, v, 128, 10)
 	broken.now = true
 	if err := s.Mirror(t.Context()); !errors.Is(err, errBroken) {
 		t.Fatalf("Mirror = %v, want %v", err, errBroken)
 	}
 	noted, archived := s.noted(m, v.Version.Commit)
-	if !slices.Equal(noted, numbered(0, 256)) || !slices.Equal(archived, numbered(0, 128)) {
+	if !slices.Equal(noted, numbered(0, 128)) || !slices.Equal(archived, numbered(0, 64)) {
 		t.Errorf("%d are noted and %d archived after a crash between the two, want the old note and the archive", len(noted), len(archived))
 	}
 	dir := t.TempDir()
@@ -246,15 +246,15 @@ func TestArchiveComesBeforeTheNote(t *testing.T) {
 	for _, e := range evaluations {
 		ids = append(ids, e.ID)
 	}
-	if !slices.Equal(ids, numbered(0, 256)) {
-		t.Errorf("a clone between the two has %d evaluations, %v, want 256, each once", len(ids), err)
+	if !slices.Equal(ids, numbered(0, 128)) {
+		t.Errorf("a clone between the two has %d evaluations, %v, want 128, each once", len(ids), err)
 	}
 	tip := s.git(m.Name, "rev-parse", registry.EvaluationsRef)
 	broken.now = false
 	s.serve() // as after a start, when nothing is remembered
 	s.mirror()
-	if noted, _ := s.noted(m, v.Version.Commit); !slices.Equal(noted, numbered(128, 138)) || s.git(m.Name, "rev-parse", registry.EvaluationsRef) != tip {
-		t.Errorf("%d are noted after the next try and the archive is at %s, want 138, and the archive at %s", len(noted), s.git(m.Name, "rev-parse", registry.EvaluationsRef), tip)
+	if noted, _ := s.noted(m, v.Version.Commit); !slices.Equal(noted, numbered(64, 74)) || s.git(m.Name, "rev-parse", registry.EvaluationsRef) != tip {
+		t.Errorf("%d are noted after the next try and the archive is at %s, want 74, and the archive at %s", len(noted), s.git(m.Name, "rev-parse", registry.EvaluationsRef), tip)
 	}
 }
 

@@ -85,7 +85,8 @@ type versionIndex interface {
 	evidenceIndex
 	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
 	EvaluationByID(ctx context.Context, modelID, id string) (registry.Evaluation, error)
-	Unmirrored(ctx context.Context, limit int) ([]registry.Mark, error)
+	// UnmirroredAfter are the records that are not in the repositories, sorted by model and then by time, behind one of them or from the first on.
+	UnmirroredAfter(ctx context.Context, after registry.Mark, limit int) ([]registry.Mark, error)
 	Mirrored(marks []registry.Mark) error
 	JournalID(ctx context.Context) (string, error)
 }

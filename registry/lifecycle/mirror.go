@@ -43,8 +43,8 @@ const maxMirrored = 1000
 // A note is written anew when an evaluation is added, so that the number of those in it bounds what one more costs: the oldest move to a
 // file of their own when there are more than maxNotes. What stands where follows from the number of evaluations alone.
 const (
-	maxNotes   = 256 // evaluations in the note of one commit
-	archiveLen = 128 // evaluations in a file of the archive
+	maxNotes   = 128 // evaluations in the note of one commit
+	archiveLen = 64  // evaluations in a file of the archive
 )
 
 // archivedOf is the number of files in the archive of a commit that has some evaluations.
@@ -65,11 +65,14 @@ const maxArchivedBytes = 16 << 20
 // Mirror writes the records that are not there yet into the repositories of their models.
 func (s *Service) Mirror(ctx context.Context) error {
 	var failures []error
+	var last registry.Mark
 	for {
-		marks, err := s.Index.Unmirrored(ctx, maxMirrored)
+		// Behind the last ones, or those of the first models would keep the others waiting while more come.
+		marks, err := s.Index.UnmirroredAfter(ctx, last, maxMirrored)
 		if err != nil || len(marks) == 0 {
 			return errors.Join(append(failures, err)...)
 		}
+		last = marks[len(marks)-1]
 		done, failed := s.mirrorModels(ctx, byModel(marks))
 		failures = append(failures, failed...)
 		// At once, because the index does nothing else meanwhile. A crash here has them looked at again.
@@ -78,7 +81,7 @@ func (s *Service) Mirror(ctx context.Context) error {
 				return err
 			}
 		}
-		if len(done) == 0 || len(marks) < maxMirrored {
+		if len(marks) < maxMirrored {
 			return errors.Join(failures...)
 		}
 	}

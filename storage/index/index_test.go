@@ -668,6 +668,9 @@ func TestUnmirrored(t *testing.T) {
 	if got := places(must[[]registry.Mark](t)(b.Unmirrored(t.Context(), 2))); !slices.Equal(got, want[:2]) {
 		t.Errorf("Unmirrored(2) = %v, want %v", got, want[:2])
 	}
+	if got := places(must[[]registry.Mark](t)(b.UnmirroredAfter(t.Context(), marks[1], 10))); !slices.Equal(got, want[2:]) {
+		t.Errorf("UnmirroredAfter the second = %v, want %v", got, want[2:])
+	}
 	if got, want := marks[1].At, begin.Add(3*time.Minute); !got.Equal(want) {
 		t.Errorf("the time of a mark = %v, want that of its group, %v", got, want)
 	}

@@ -590,9 +590,18 @@ func (db *DB) Counts(ctx context.Context) (registry.Counts, error) {
 // Unmirrored are records that were not written into their model's repository yet, in order,
 // at most limit of them.
 func (db *DB) Unmirrored(ctx context.Context, limit int) ([]registry.Mark, error) {
+	return db.UnmirroredAfter(ctx, registry.Mark{}, limit)
+}
+
+// UnmirroredAfter are those that follow another one, or from the first on when that is the zero mark.
+func (db *DB) UnmirroredAfter(ctx context.Context, after registry.Mark, limit int) ([]registry.Mark, error) {
 	var marks []registry.Mark
+	var from []byte
+	if after.ModelID != "" {
+		from = key(after.ModelID, ordered(after.Seq), ordered(uint64(after.Place)))
+	}
 	err := db.view(ctx, func(t tx) error {
-		for r := range t.scan(bucketUnmirrored, nil, nil) {
+		for r := range t.scan(bucketUnmirrored, nil, from) {
 			if len(marks) == limit {
 				return nil
 			}
