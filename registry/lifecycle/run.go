@@ -152,7 +152,7 @@ const retryAfter = 5 * time.Second
 // time is written at once. Records follow the journal within two seconds all the same.
 const (
 	recordsRest    = time.Second
-	statementsRest = 5 * time.Second
+	statementsRest = 10 * time.Second
 )
 
 // onPoke does the work once, and again after each poke and some time after a failure. Between two beginnings lies rest at least.
