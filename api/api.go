@@ -54,7 +54,8 @@ type versionQueries interface {
 	VersionsAt(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.VersionRecord, error)
 	Withdrawn(ctx context.Context, modelID string, d digest.Digest) (*registry.StateChange, error)
 	StateHistory(ctx context.Context, modelID string, tag registry.Tag) ([]registry.StateChange, error)
-	Evaluations(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.Evaluation, error)
+	// Headline is the evaluation that speaks for a commit, or nil.
+	Headline(ctx context.Context, modelID string, commit registry.ObjectID) (*registry.Evaluation, error)
 	EvaluationsPage(ctx context.Context, modelID string, commit registry.ObjectID, at registry.Page) ([]registry.Evaluation, string, error)
 }
 

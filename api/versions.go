@@ -54,7 +54,7 @@ type Image struct {
 }
 
 func (s *Server) showVersion(ctx context.Context, m registry.Model, v registry.VersionRecord) (Version, error) {
-	evaluations, err := s.Index.Evaluations(ctx, m.ID, v.Version.Commit)
+	e, err := s.Index.Headline(ctx, m.ID, v.Version.Commit)
 	if err != nil {
 		return Version{}, err
 	}
@@ -65,7 +65,7 @@ func (s *Server) showVersion(ctx context.Context, m registry.Model, v registry.V
 		Image:    Image{s.host() + "/" + m.Name.String() + "/image:" + v.Version.Tag.String(), v.Image.State, v.Image.Digest, v.Image.Error},
 		URL:      s.page(m.Name.String(), "versions", v.Version.Tag.String()),
 	}
-	if e := registry.Headline(evaluations); e != nil {
+	if e != nil {
 		shown.Metrics, shown.Intervals = e.Metrics, e.Intervals
 	}
 	return shown, nil

@@ -15,6 +15,7 @@ const (
 	EvaluationNotesRef = "refs/notes/evaluations"
 	ServerRefPrefix    = "refs/herdbook/"
 	VersionsRef        = ServerRefPrefix + "versions"
+	EvaluationsRef     = ServerRefPrefix + "evaluations" // those that have no room in the notes
 	EnvironmentsPrefix = ServerRefPrefix + "environments/"
 )
 

@@ -23,6 +23,12 @@ const (
 // AnnotationEnvironment names the environment that a statement about a version is about.
 const AnnotationEnvironment = "com.github.herdbook.environment"
 
+// EvaluationsPredicate is the type of a statement of what was measured of a version; docs/formats.md describes it.
+const EvaluationsPredicate = "https://github.com/herdbook/herdbook/blob/main/docs/formats.md#evaluations-v1"
+
+// LineagePredicate is the type of a statement of what a version came from. Each of these comes with one of what was measured, if something was.
+const LineagePredicate = "https://github.com/herdbook/herdbook/blob/main/docs/formats.md#lineage-v1"
+
 // MaxManifestBytes is the longest manifest that is taken.
 // Source: OCI distribution specification v1.1, "Pushing Manifests": at least 4 MiB.
 const MaxManifestBytes = 4 << 20

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -74,11 +73,7 @@ const MaxSlices = 256
 // Names of the slices that the gates look at, sorted: the required ones and those of the evaluations.
 func (s *Slices) Names(evidence *Evidence, evaluations []Evaluation, now time.Time) []string {
 	names := slices.Clone(s.Required)
-	var of Evidence
-	if evidence != nil {
-		of = *evidence
-	}
-	of.Slice = nil
+	of := evidence.ofAllSlices()
 	for i := range evaluations {
 		if e := &evaluations[i]; e.Dataset.Slice != "" && of.Selects(e, now) {
 			names = append(names, e.Dataset.Slice)
@@ -86,6 +81,16 @@ func (s *Slices) Names(evidence *Evidence, evaluations []Evaluation, now time.Ti
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// ofAllSlices is the evidence that selects the same data and every slice of it.
+func (s *Evidence) ofAllSlices() Evidence {
+	var of Evidence
+	if s != nil {
+		of = *s
+	}
+	of.Slice = nil
+	return of
 }
 
 // OfSlice is the evidence that selects the same data, but one slice of it.
@@ -166,7 +171,7 @@ func (s *Evidence) Select(evaluations []Evaluation, now time.Time) Evidenced {
 		}
 		found.Matched++
 		if !named && found.Evaluation != nil && !found.Evaluation.Dataset.Same(e.Dataset) {
-			found.Ambiguous = fmt.Sprintf("the evaluations differ in their dataset (%s and %s): name one under evidence", found.Evaluation.Dataset.Label(), e.Dataset.Label())
+			found.Ambiguous = ambiguous(found.Evaluation.Dataset, e.Dataset)
 		}
 		found.Evaluation = e
 	}

@@ -91,6 +91,8 @@ type Mark struct {
 	Place   int    // of the record in the group
 	At      time.Time
 	Record  EncodedRecord
+
+	Evaluated ObjectID // commit of an evaluation that was recorded, which has no Record here
 }
 
 // ImageRepository is the key of the artifact repository of a model's images; the key of its

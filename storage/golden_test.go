@@ -244,6 +244,8 @@ func questions() (list []question) {
 		add(method)
 	}
 	add("Unmirrored", 5)
+	add("Unattested", 5)
+	add("UnmirroredAfter", registry.Mark{ModelID: "m-fraud"}, 2)
 	for _, name := range []string{"acme/fraud", "acme/secret", "acme/gone", "acme/never"} {
 		n := registry.MustModelName(name)
 		add("ModelByName", n)
@@ -309,6 +311,12 @@ func questions() (list []question) {
 					once("VersionsAt", id, v.Commit)
 					once("Evaluations", id, v.Commit)
 					once("EvaluationsPage", id, v.Commit, registry.Page{Limit: 1})
+					once("Catalog", id, v.Commit)
+					once("CountEvaluations", id, v.Commit)
+					once("Evaluation", id, v.Commit, uint64(1))
+					once("EvaluationLines", id, v.Commit, uint64(1), 1)
+					once("NewestEvaluations", id, v.Commit, 1)
+					once("Headline", id, v.Commit)
 					once("Owners", v.Files[1].Digest.String())
 					once("BlobSize", id, v.Files[1].Digest.String())
 					once("Manifest", id, v.Artifact.Digest)

@@ -66,11 +66,11 @@ func (p *Pages) modelRow(ctx context.Context, m registry.Model) (modelRow, error
 	row.Versions = len(versions)
 	if latest, ok := registry.Latest(versions); ok {
 		row.Latest = latest.Version.Tag
-		evaluations, err := p.Index.Evaluations(ctx, m.ID, latest.Version.Commit)
+		e, err := p.Index.Headline(ctx, m.ID, latest.Version.Commit)
 		if err != nil {
 			return row, err
 		}
-		row.Metrics = headline(evaluations)
+		row.Metrics = headline(e)
 	}
 	row.Running, err = p.running(ctx, m)
 	return row, err
@@ -131,9 +131,8 @@ func sorted(metrics map[string]float64) []metric {
 // maxHeadline is how many metrics stand in a list of versions.
 const maxHeadline = 4
 
-// headline are the first metrics of the evaluation that speaks for a commit.
-func headline(evaluations []registry.Evaluation) []metric {
-	e := registry.Headline(evaluations)
+// headline are the first metrics of the evaluation that speaks for a commit, if there is one.
+func headline(e *registry.Evaluation) []metric {
 	if e == nil {
 		return nil
 	}
@@ -220,23 +219,27 @@ func (p *Pages) addVersions(ctx context.Context, view *modelView, before string)
 		versions = versions[:versionsPerPage]
 		view.Older = versions[len(versions)-1].Version.Tag.String()
 	}
+	gates, err := p.gates(ctx, view.Model, versions, view.Places)
+	if err != nil {
+		return err
+	}
 	found := make([]map[string]float64, len(versions))
 	counts := map[string]int{}
 	for i, v := range versions {
-		row := versionRow{VersionRecord: v}
-		evaluations, err := p.Index.Evaluations(ctx, view.ID, v.Version.Commit)
+		row := versionRow{VersionRecord: v, Gates: gates[i]}
+		var err error
+		if row.Evaluations, err = p.Index.CountEvaluations(ctx, view.ID, v.Version.Commit); err != nil {
+			return err
+		}
+		e, err := p.Index.Headline(ctx, view.ID, v.Version.Commit)
 		if err != nil {
 			return err
 		}
-		row.Evaluations = len(evaluations)
-		if e := registry.Headline(evaluations); e != nil {
+		if e != nil {
 			found[i] = e.Metrics
 			for name := range e.Metrics {
 				counts[name]++
 			}
-		}
-		if row.Gates, err = p.gates(ctx, view.Model, v, view.Places); err != nil {
-			return err
 		}
 		view.Versions = append(view.Versions, row)
 	}
@@ -257,19 +260,21 @@ func (p *Pages) addVersions(ctx context.Context, view *modelView, before string)
 	return nil
 }
 
-// gates are the verdicts of all environments on a version.
-func (p *Pages) gates(ctx context.Context, m registry.Model, v registry.VersionRecord, places []registry.Place) ([]gateCell, error) {
-	verdicts, err := p.Judge.Verdicts(ctx, m, v)
+// gates are the verdicts of all environments on each of some versions.
+func (p *Pages) gates(ctx context.Context, m registry.Model, versions []registry.VersionRecord, places []registry.Place) ([][]gateCell, error) {
+	verdicts, err := p.Judge.VerdictsOf(ctx, m, versions)
 	if err != nil {
 		return nil, err
 	}
-	cells := make([]gateCell, len(verdicts))
-	for i, verdict := range verdicts {
-		cells[i] = gateCell{verdict, slices.ContainsFunc(places, func(at registry.Place) bool {
-			return at.State.Name == verdict.Environment && at.State.Version() == v.Version.Tag
-		})}
+	all := make([][]gateCell, len(versions))
+	for i, v := range versions {
+		for _, verdict := range verdicts[i] {
+			all[i] = append(all[i], gateCell{verdict, slices.ContainsFunc(places, func(at registry.Place) bool {
+				return at.State.Name == verdict.Environment && at.State.Version() == v.Version.Tag
+			})})
+		}
 	}
-	return cells, nil
+	return all, nil
 }
 
 // addCard renders the card of the default branch as it is now.

@@ -116,8 +116,12 @@ func (p *Pages) addVerdicts(ctx context.Context, view *versionView) (err error) 
 	if view.Places, err = p.environments(ctx, view.Model); err != nil {
 		return err
 	}
-	view.Verdicts, err = p.gates(ctx, view.Model, view.VersionRecord, view.Places)
-	return err
+	gates, err := p.gates(ctx, view.Model, []registry.VersionRecord{view.VersionRecord}, view.Places)
+	if err != nil {
+		return err
+	}
+	view.Verdicts = gates[0]
+	return nil
 }
 
 // maxShown bounds the evaluations on a page; the API has all.
@@ -149,14 +153,11 @@ type matrixCell struct {
 }
 
 func (p *Pages) addEvaluations(ctx context.Context, view *versionView) error {
-	evaluations, err := p.Index.Evaluations(ctx, view.Model.ID, view.Version.Commit)
+	evaluations, _, err := p.Index.NewestEvaluations(ctx, view.Model.ID, view.Version.Commit, maxShown)
 	if err != nil {
 		return err
 	}
 	for _, e := range slices.Backward(evaluations) {
-		if len(view.Evaluations) == maxShown {
-			break
-		}
 		metrics := sorted(e.Metrics)
 		for i, m := range metrics {
 			if in, ok := e.Intervals[m.Name]; ok {

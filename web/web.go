@@ -50,7 +50,11 @@ type modelQueries interface {
 type versionQueries interface {
 	Version(ctx context.Context, modelID string, tag registry.Tag) (registry.VersionRecord, error)
 	Versions(ctx context.Context, modelID string) ([]registry.VersionRecord, error)
-	Evaluations(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.Evaluation, error)
+	// NewestEvaluations are the last of a commit in the order of recording, and how many there are.
+	NewestEvaluations(ctx context.Context, modelID string, commit registry.ObjectID, limit int) ([]registry.Evaluation, int, error)
+	// Headline is the evaluation that speaks for a commit, or nil.
+	Headline(ctx context.Context, modelID string, commit registry.ObjectID) (*registry.Evaluation, error)
+	CountEvaluations(ctx context.Context, modelID string, commit registry.ObjectID) (int, error)
 }
 
 type environmentQueries interface {
@@ -60,9 +64,10 @@ type environmentQueries interface {
 	History(ctx context.Context, modelID string, env registry.EnvironmentName, at registry.Page) ([]registry.EnvironmentChange, string, error)
 }
 
-// Judge decides what the gates of each environment say of a version now.
+// Judge decides what the gates of each environment say of versions now. Its answer costs no more for many than for one: of what costs too much
+// it says so.
 type Judge interface {
-	Verdicts(ctx context.Context, m registry.Model, v registry.VersionRecord) ([]registry.Verdict, error)
+	VerdictsOf(ctx context.Context, m registry.Model, versions []registry.VersionRecord) ([][]registry.Verdict, error)
 }
 
 // Files reads what repositories hold.

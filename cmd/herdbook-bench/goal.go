@@ -35,6 +35,8 @@ var goals = []goal{
 	{"git push: CPU beside git http-backend", []string{"git-push"}, 1.4, cpuRatio, timesText},
 	{"git push of one commit: CPU above git http-backend", []string{"git-push-one"}, 0.020, cpuAbove, secondsText},
 	{"git ls-remote: CPU beside git http-backend", []string{"git-ls-remote"}, 0.2, cpuRatio, timesText},
+	{"evaluations by 64 clients to 64 models: wall time of each", []string{"evaluations"}, 1.0 / 2000, wallEach, secondsText},
+	{"evaluation of a commit that has 10,000: wall time beside its first", []string{"evaluations-last"}, 2, wallRatioToStep("evaluations-first"), timesText},
 	{
 		"anonymous memory for any one transfer, git children apart",
 		[]string{"lfs-push", "lfs-pull", "oci-push", "oci-pull", "git-push", "git-push-one", "git-clone"},
@@ -73,6 +75,23 @@ func wallRatioTo(other string) func(figures, string) []float64 {
 	return func(f figures, step string) []float64 {
 		ours, theirs := beside(f, step, other)
 		return ratios(ours.wall(), theirs.wall())
+	}
+}
+
+func wallEach(f figures, step string) []float64 {
+	if ours := f.of(step, judged); ours != nil {
+		return ours.wall()
+	}
+	return nil
+}
+
+func wallRatioToStep(first string) func(figures, string) []float64 {
+	return func(f figures, step string) []float64 {
+		before, after := f.of(first, judged), f.of(step, judged)
+		if before == nil || after == nil {
+			return nil
+		}
+		return ratios(after.wall(), before.wall())
 	}
 }
 

@@ -28,12 +28,17 @@ type size struct {
 	requests   int // of each small kind
 	lsRemotes  int
 	clones     int
+
+	evaluated   int // models, and clients that evaluate them
+	evaluations int // by all clients
+	deep        int // evaluations of one commit
+	few         int // evaluations that are timed before and after those
 }
 
 var sizes = map[string]size{
-	"tiny":  {"tiny", 4 << 20, 20, 64 << 10, 20, 40, 10, 2, 2},
-	"small": {"small", 64 << 20, 200, 64 << 10, 100, 200, 100, 5, 8},
-	"full":  {"full", 1 << 30, 2000, 64 << 10, 500, 2000, 500, 20, 8},
+	"tiny":  {"tiny", 4 << 20, 20, 64 << 10, 20, 40, 10, 2, 2, 4, 64, 50, 20},
+	"small": {"small", 64 << 20, 200, 64 << 10, 100, 200, 100, 5, 8, 64, 4_000, 2_000, 100},
+	"full":  {"full", 1 << 30, 2000, 64 << 10, 500, 2000, 500, 20, 8, 64, 20_000, 10_000, 500},
 }
 
 // pulls is how often the large object is pulled in one step: a single pull is too short to be measured well.
@@ -61,6 +66,8 @@ func makeFixture(ctx context.Context, dir string, s size, scenarios []scenario) 
 			f.layers = assets(5000, s.layers, s.manyBytes)
 		case "git":
 			f.history, err = makeHistory(ctx, filepath.Join(dir, "history.git"), s.commits)
+		case "evaluations":
+			// What is evaluated is made with the models.
 		default:
 			f.large = assets(1, 1, s.largeBytes)[0]
 		}
@@ -76,7 +83,8 @@ type job struct {
 	dir        string // for clones and such
 	repository string // of OCI, and the reference of the manifest in it
 	reference  string
-	cloneDir   string // directory of those that the last step made
+	cloneDir   string            // directory of those that the last step made
+	newest     map[string]string // id of the last evaluation of each model
 }
 
 // result is what a step tells beside its time.
@@ -256,6 +264,36 @@ var scenarios = []scenario{
 					return nil
 				})
 			},
+		},
+	}},
+	{name: "evaluations", steps: []step{
+		{
+			name: "evaluations", needs: speaksAPI, setup: true, prepare: makeEvaluated,
+			what: func(s size) string {
+				return fmt.Sprintf("evaluations of %d bytes by %d clients to as many models", len(evaluation), s.evaluated)
+			},
+			operations: func(s size) int { return s.evaluations },
+			run: func(ctx context.Context, j *job) (result, error) {
+				return j.evaluate(ctx, j.evaluated, j.fixture.evaluations)
+			},
+			verify: noted,
+		},
+		{
+			name: "evaluations-first", needs: speaksAPI, setup: true, prepare: func(ctx context.Context, j *job) error { return j.makeEvaluatedModel(ctx, 0, "deep") },
+			what:       func(s size) string { return fmt.Sprintf("the first %d evaluations of a commit by one client", s.few) },
+			operations: func(s size) int { return s.few },
+			run:        func(ctx context.Context, j *job) (result, error) { return j.evaluateOne(ctx, j.few) },
+		},
+		{
+			name: "evaluations-last", needs: speaksAPI,
+			prepare: func(ctx context.Context, j *job) error {
+				_, err := j.evaluateOne(ctx, j.deep-2*j.few)
+				return err
+			},
+			what:       func(s size) string { return fmt.Sprintf("the last %d of %d evaluations of a commit", s.few, s.deep) },
+			operations: func(s size) int { return s.few },
+			run:        func(ctx context.Context, j *job) (result, error) { return j.evaluateOne(ctx, j.few) },
+			verify:     noted,
 		},
 	}},
 }

@@ -39,56 +39,88 @@ type facts struct {
 	seen  map[string]any    // what statistics were decided from, by name
 }
 
-// bind gives the variables their values; the list of all evaluations and statistics only when they are asked for,
-// because they can take long.
-func bind(env *registry.Environment, f Facts, found registry.Evidenced, refs []ref) facts {
-	all := slices.ContainsFunc(refs, func(r ref) bool { return r[0] == "evaluations" })
-	var evaluations []any
-	for i := range f.Evaluations {
-		if all {
-			evaluations = append(evaluations, object(&f.Evaluations[i]))
-		}
+// source is what the facts of one verdict are taken from.
+type source struct {
+	budget    *Budget
+	facts     Facts
+	total     int // evaluations of the version
+	incumbent *Selected
+	all       []any // the evaluations, once bindAll was called
+	bound     bool
+}
+
+// bindAll makes the list of all evaluations. It takes long where there are many, and is done once.
+func (s *source) bindAll() {
+	if s.bound {
+		return
 	}
-	approvals := make([]any, len(f.Approvals))
-	for i := range f.Approvals {
-		approvals[i] = object(f.Approvals[i])
+	s.bound = true
+	s.budget.spend(uint64(len(s.facts.Evaluations)) * evaluationCost)
+	for i := range s.facts.Evaluations {
+		s.all = append(s.all, evaluationObject(&s.facts.Evaluations[i]))
 	}
+}
+
+// bind gives the variables their values for one record of evidence and that of the incumbent: those that gates name, because to make the others
+// takes longer than the gates.
+func (s *source) bind(found, runs registry.Evidenced, refs []ref) facts {
+	f := &s.facts
+	named := func(name string) bool { return slices.ContainsFunc(refs, func(r ref) bool { return r[0] == name }) }
 	g := facts{found: found, problem: f.Card.Problem, lacks: map[string]string{}, seen: map[string]any{}, vars: map[string]any{
 		"metrics":     metrics(found.Evaluation),
-		"evaluation":  object(found.Evaluation),
-		"evaluations": evaluations,
-		"approvals":   approvals,
+		"evaluation":  map[string]any{},
+		"evaluations": s.all,
+		"approvals":   []any{},
 		"version":     version(f.Subject),
-		"card":        cardObject(f.Card),
-		"lineage":     lineage(f.Card),
+		"card":        map[string]any{},
+		"lineage":     map[string]any{},
 		"incumbent":   nil,
 	}}
-	var runs *registry.Evaluation
-	if f.Incumbent != nil {
-		evidence := env.Evidence.Select(f.Incumbent.Evaluations, f.Now)
-		incumbent := version(f.Incumbent.Subject)
-		// What is not known of it is absent, not empty: "no metric is worse" would hold of no metrics.
-		if m := metrics(evidence.Evaluation); len(m) > 0 {
-			incumbent["metrics"] = m
-		}
-		if evidence.Evaluation != nil {
-			incumbent["evaluation"] = object(evidence.Evaluation)
-		}
-		if f.Incumbent.Card.Problem == "" {
-			incumbent["card"] = cardObject(f.Incumbent.Card)
-		}
-		g.vars["incumbent"], runs = incumbent, evidence.Evaluation
+	if named("evaluation") {
+		g.vars["evaluation"] = evaluationObject(found.Evaluation)
 	}
-	g.addStatistics(refs, found.Evaluation, runs)
+	if named("approvals") {
+		approvals := make([]any, len(f.Approvals))
+		for i := range f.Approvals {
+			approvals[i] = object(f.Approvals[i])
+		}
+		g.vars["approvals"] = approvals
+	}
+	if named("card") {
+		g.vars["card"] = cardObject(f.Card)
+	}
+	if named("lineage") {
+		g.vars["lineage"] = lineage(f.Card)
+	}
+	if f.Incumbent != nil {
+		g.vars["incumbent"] = incumbentObject(f.Incumbent, runs.Evaluation)
+	}
+	g.addStatistics(refs, found.Evaluation, runs.Evaluation)
 	switch {
 	case found.Ambiguous != "":
 		g.why = found.Ambiguous
-	case found.Evaluation == nil && len(f.Evaluations) == 0:
+	case found.Evaluation == nil && s.total == 0:
 		g.why = fmt.Sprintf("no evaluation of %s is recorded", f.Tag)
 	case found.Evaluation == nil:
-		g.why = fmt.Sprintf("none of the %d evaluations of %s matches the evidence that the policy asks for", len(f.Evaluations), f.Tag)
+		g.why = fmt.Sprintf("none of the %d evaluations of %s matches the evidence that the policy asks for", s.total, f.Tag)
 	}
 	return g
+}
+
+// incumbentObject is what is known of the version that runs there. What is not known is absent, not empty: "no metric is worse" would hold of no
+// metrics.
+func incumbentObject(i *Incumbent, runs *registry.Evaluation) map[string]any {
+	fields := version(i.Subject)
+	if m := metrics(runs); len(m) > 0 {
+		fields["metrics"] = m
+	}
+	if runs != nil {
+		fields["evaluation"] = evaluationObject(runs)
+	}
+	if i.Card.Problem == "" {
+		fields["card"] = cardObject(i.Card)
+	}
+	return fields
 }
 
 // metrics of an evaluation. One that is not a finite number is none: every comparison with it
@@ -132,29 +164,12 @@ func lineage(c registry.CardFacts) map[string]any {
 	return map[string]any{"base_models": list(c.BaseModels), "datasets": list(c.Datasets)}
 }
 
-// object is the JSON form of a record, which is what users know of it. Counts stay integers. Intervals are left to lower and
-// upper, so that many evaluations do not use up the limits.
+// object is the JSON form of a record, which is what users know of it.
 func object(v any) map[string]any {
 	fields := map[string]any{}
-	if e, ok := v.(*registry.Evaluation); ok && e == nil {
-		return fields
-	}
-	if e, ok := v.(*registry.Evaluation); ok {
-		brief := e.Brief()
-		brief.Intervals = nil
-		v = &brief
-	}
 	data, err := json.Marshal(v)
 	if err == nil {
 		_ = json.Unmarshal(data, &fields)
-	}
-	if e, ok := v.(*registry.Evaluation); ok {
-		if fields["metrics"] = metrics(e); len(metrics(e)) == 0 {
-			delete(fields, "metrics")
-		}
-		if e.Samples != nil {
-			fields["samples"] = *e.Samples
-		}
 	}
 	return fields
 }

@@ -74,6 +74,9 @@ type Facts struct {
 	WasLiveBefore bool                  `json:"was_live_before"`       // in the environment that this one comes after
 	Incumbent     *Incumbent            `json:"incumbent,omitempty"`   // nil while nothing was ever live there
 	PolicyCommit  registry.ObjectID     `json:"policy_commit,omitempty"`
+
+	// Selected is what [Select] finds among Evaluations. When it is given they may be left out, unless [Judge.NamesAll] is true.
+	Selected *Selected `json:"-"`
 }
 
 // Twin is another version of the same commit that nobody may promote: to give what was revoked another name does not make it another thing.
@@ -86,6 +89,8 @@ type Twin struct {
 type Incumbent struct {
 	Subject     `json:"version"`
 	Evaluations []registry.Evaluation `json:"evaluations,omitempty"`
+
+	Selected *Selected `json:"-"` // as of Facts, for the slices of the version in question
 }
 
 // Judge compiles expressions, keeps them compiled, and decides. It is safe for use by many
@@ -174,23 +179,54 @@ func firstLine(err error) string {
 	return strings.TrimPrefix(line, "ERROR: <input>:")
 }
 
-// Decide lets every gate of an environment judge a version. Besides the expressions of the
-// policy stand the conditions that the environment itself makes: the version's state, the
-// environment that comes before, and the approvals.
+// Decide lets every gate of an environment judge a version, within what a whole request may cost.
 func (j *Judge) Decide(env *registry.Environment, facts Facts) registry.Verdict {
-	found := env.Evidence.Select(facts.Evaluations, facts.Now)
-	v := registry.Verdict{Environment: env.Name, Open: true, PolicyCommit: facts.PolicyCommit, Gates: []registry.GateVerdict{}, Matched: found.Matched}
-	if found.Evaluation != nil {
-		v.Evaluation = found.Evaluation.ID
+	return j.DecideWithin(NewBudget(nil, 1), env, facts)
+}
+
+// DecideWithin lets every gate of an environment judge a version. Besides the expressions of the
+// policy stand the conditions that the environment itself makes: the version's state, the
+// environment that comes before, and the approvals. A gate for which the budget leaves nothing is closed.
+func (j *Judge) DecideWithin(b *Budget, env *registry.Environment, facts Facts) registry.Verdict {
+	s := facts.Selected
+	if s == nil {
+		s = Select(env, facts.Evaluations, facts.Now)
+	}
+	v := registry.Verdict{Environment: env.Name, Open: true, PolicyCommit: facts.PolicyCommit, Gates: []registry.GateVerdict{}, Matched: s.Whole.Matched}
+	if s.Whole.Evaluation != nil {
+		v.Evaluation = s.Whole.Evaluation.ID
 	}
 	v.Gates = append(v.Gates, conditions(env, facts)...)
-	given := bind(env, facts, found, j.names(env.Gates))
-	for _, g := range env.Gates {
-		v.Gates = append(v.Gates, j.decide(g, given))
-	}
-	v.Gates = append(v.Gates, j.decideSlices(env, facts)...)
+	given := source{budget: b, facts: facts, total: s.Total, incumbent: incumbentSelected(env, facts, s)}
+	gates := gates{Judge: j, source: &given}
+	v.Gates = append(v.Gates, gates.decide(env.Gates, s.Whole, given.incumbent.Whole)...)
+	v.Gates = append(v.Gates, gates.slices(env, s)...)
 	v.Open = !slices.ContainsFunc(v.Gates, func(g registry.GateVerdict) bool { return !g.Open })
 	return v
+}
+
+// incumbentSelected is what is found of the version that runs there, if any does.
+func incumbentSelected(env *registry.Environment, facts Facts, s *Selected) *Selected {
+	switch {
+	case facts.Incumbent == nil:
+		return &Selected{}
+	case facts.Incumbent.Selected != nil:
+		return facts.Incumbent.Selected
+	}
+	return SelectIncumbent(env, facts.Incumbent.Evaluations, s, facts.Now)
+}
+
+// NamesAll reports whether a gate of the environment looks at the list of all evaluations.
+func (j *Judge) NamesAll(env *registry.Environment) bool {
+	gates := env.Gates
+	if env.Slices != nil {
+		gates = slices.Concat(gates, env.Slices.Gates)
+	}
+	return namesAll(j.names(gates))
+}
+
+func namesAll(refs []ref) bool {
+	return slices.ContainsFunc(refs, func(r ref) bool { return r[0] == "evaluations" })
 }
 
 // names are the facts that gates name.
@@ -202,38 +238,58 @@ func (j *Judge) names(gates []registry.Gate) []ref {
 	return refs
 }
 
-// decideSlices lets each slice of the data be judged by itself. A model that is good on the whole can fail those who are few.
-func (j *Judge) decideSlices(env *registry.Environment, facts Facts) []registry.GateVerdict {
+// gates are decided from the facts of one version.
+type gates struct {
+	*Judge
+	*source
+}
+
+// decide lets gates look at one record of evidence, beside that of the incumbent.
+func (j gates) decide(all []registry.Gate, found, runs registry.Evidenced) []registry.GateVerdict {
+	if len(all) == 0 {
+		return nil
+	}
+	refs := j.names(all)
+	if namesAll(refs) && j.budget.closed() == "" {
+		j.bindAll()
+	}
+	given := j.bind(found, runs, refs)
+	var verdicts []registry.GateVerdict
+	for _, g := range all {
+		verdicts = append(verdicts, j.Judge.decide(j.budget, g, given))
+	}
+	return verdicts
+}
+
+// slices lets each slice of the data be judged by itself. A model that is good on the whole can fail those who are few.
+func (j gates) slices(env *registry.Environment, s *Selected) []registry.GateVerdict {
 	if env.Slices == nil {
 		return nil
 	}
-	names := env.Slices.Names(env.Evidence, facts.Evaluations, facts.Now)
 	closed := func(reason string) []registry.GateVerdict {
-		return []registry.GateVerdict{{Name: "slices", Values: map[string]any{"slices": len(names)}, Reason: reason}}
+		return []registry.GateVerdict{{Name: "slices", Values: map[string]any{"slices": len(s.Slices)}, Reason: reason}}
 	}
 	switch {
-	case len(names) == 0:
+	case len(s.Slices) == 0:
 		return closed("no slice of the data was evaluated")
-	case len(names) > registry.MaxSlices:
-		return closed(fmt.Sprintf("%d slices were evaluated, and at most %d are looked at", len(names), registry.MaxSlices))
+	case len(s.Slices) > registry.MaxSlices:
+		return closed(fmt.Sprintf("%d slices were evaluated, and at most %d are looked at", len(s.Slices), registry.MaxSlices))
 	}
-	refs := j.names(env.Slices.Gates)
-	var gates []registry.GateVerdict
-	for _, name := range names {
-		of := *env
-		of.Evidence = env.Evidence.OfSlice(name)
-		found := of.Evidence.Select(facts.Evaluations, facts.Now)
-		given := bind(&of, facts, found, refs)
-		for _, g := range env.Slices.Gates {
-			v := j.decide(g, given)
-			v.Slice, v.Reason = name, "slice "+name+": "+v.Reason
+	var all []registry.GateVerdict
+	for i, found := range s.Slices {
+		var runs registry.Evidenced
+		if i < len(j.incumbent.Slices) {
+			runs = j.incumbent.Slices[i].Evidenced
+		}
+		for _, v := range j.decide(env.Slices.Gates, found.Evidenced, runs) {
+			v.Slice, v.Reason = found.Name, "slice "+found.Name+": "+v.Reason
 			if found.Evaluation != nil {
 				v.Evaluation = found.Evaluation.ID
 			}
-			gates = append(gates, v)
+			all = append(all, v)
 		}
 	}
-	return gates
+	return all
 }
 
 // cardRules is the gate of what a model card has to have.
@@ -325,7 +381,7 @@ func conditions(env *registry.Environment, facts Facts) []registry.GateVerdict {
 	return gates
 }
 
-func (j *Judge) decide(g registry.Gate, given facts) registry.GateVerdict {
+func (j *Judge) decide(b *Budget, g registry.Gate, given facts) registry.GateVerdict {
 	p := j.program(g.Expr)
 	verdict := registry.GateVerdict{Name: g.Name, Expr: g.Expr, Values: given.values(p.refs)}
 	says := func(format string, args ...any) registry.GateVerdict {
@@ -338,10 +394,18 @@ func (j *Judge) decide(g registry.Gate, given facts) registry.GateVerdict {
 	if p.problem != "" {
 		return says("%s", p.problem)
 	}
+	if why := b.closed(); why != "" {
+		return says("%s", why)
+	}
 	if lack := given.lack(p.refs); lack != "" {
 		return says("%s", lack)
 	}
-	out, _, err := p.Eval(given.vars)
+	out, details, err := p.Eval(given.vars)
+	cost := uint64(costLimit) // of one that was broken off
+	if err == nil && details != nil && details.ActualCost() != nil {
+		cost = *details.ActualCost()
+	}
+	b.spend(cost)
 	if err != nil {
 		return says("%s cannot be decided: %s", g.Expr, firstLine(err))
 	}

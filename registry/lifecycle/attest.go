@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/herdbook/herdbook/registry"
@@ -18,12 +17,7 @@ import (
 // attest states what a version came from and what was measured of it, for its artifact's referrers: whoever copies the artifact to another
 // registry takes the proof along. The caller holds the model's lock and commits the record.
 func (s *Service) attest(ctx context.Context, m registry.Model, v registry.VersionRecord) (registry.VersionAttested, error) {
-	// Only what everybody may know who can read the model.
-	reader := access.Identity{Name: access.System.Name, Role: access.Reader}
-	if m.Visibility == registry.Public {
-		reader = access.Anonymous(true)
-	}
-	graph, err := s.Index.Lineage(ctx, reader, registry.Walk{
+	graph, err := s.Index.Lineage(ctx, readers(m), registry.Walk{
 		Start: registry.VersionNodeID(m.ID, v.Version.Tag), Direction: registry.Ancestors, Depth: 1, Known: m.ID,
 	})
 	if err != nil {
@@ -33,55 +27,49 @@ func (s *Service) attest(ctx context.Context, m registry.Model, v registry.Versi
 	if err != nil {
 		return registry.VersionAttested{}, err
 	}
-	all := []modelpack.Attestation{lineage}
-	evaluations, err := s.Index.Evaluations(ctx, m.ID, v.Version.Commit)
+	measured, err := s.measured(ctx, m, v)
 	if err != nil {
 		return registry.VersionAttested{}, err
 	}
-	if len(evaluations) > 0 {
-		measured, err := modelpack.AttestEvaluations(m.Name, v.Version, evaluations)
-		if err != nil {
-			return registry.VersionAttested{}, err
-		}
-		all = append(all, measured)
-	}
-	return s.storeAttestations(ctx, m, v, all...)
+	return s.storeAttestations(ctx, m, v, append(measured, lineage)...)
 }
 
-// attestEvaluation states what was measured of versions of one commit, with an evaluation that is about to be recorded. What the machine cannot do
-// now is done later: an evaluation needs no space for files.
-func (s *Service) attestEvaluation(ctx context.Context, m registry.Model, versions []registry.VersionRecord, e registry.Evaluation) ([]registry.Record, error) {
-	records, err := s.evaluationStatements(ctx, m, versions, e)
-	if !passing(err) {
-		return records, err
-	}
-	s.Log.WarnContext(ctx, "what was measured of a version cannot be stated now; it will be tried again", "model", m.Name, "error", err.Error())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, v := range versions {
-		s.unattested[registry.VersionNodeID(m.ID, v.Version.Tag)] = v
-	}
-	return nil, nil
-}
+// maxAttested bounds the versions that are looked at at once.
+const maxAttested = 100
 
-// attestLate states what could not be stated when it became known.
-func (s *Service) attestLate(ctx context.Context) error {
-	s.mu.Lock()
-	late := maps.Clone(s.unattested)
-	clear(s.unattested) // an evaluation that comes now may put it there again
-	s.mu.Unlock()
+// AttestEvaluations states what was measured of those versions of which an evaluation was recorded since their last statement, and what those
+// came from of which that was declared. Neither
+// waits for it, and many are stated at once; the index knows what lacks one, also after a crash.
+func (s *Service) AttestEvaluations(ctx context.Context) error {
 	var failures []error
-	for id, v := range late {
-		err := s.attestAgain(ctx, v)
-		if err == nil || errors.Is(err, registry.ErrNotFound) { // deleted meanwhile
-			continue
+	seen := map[string]bool{} // each once, though evaluations come meanwhile
+	for {
+		versions, err := s.Index.Unattested(ctx, maxAttested+len(seen))
+		if err != nil {
+			return errors.Join(append(failures, err)...)
 		}
-		failures = append(failures, fmt.Errorf("attest %s: %w", v.Version.Tag, err))
-		s.mu.Lock()
-		s.unattested[id] = v
-		s.mu.Unlock()
+		before := len(seen)
+		for _, v := range versions {
+			id := registry.VersionNodeID(v.ModelID, v.Version.Tag)
+			if seen[id] {
+				continue
+			}
+			seen[id] = true
+			if v.Image.State == registry.ImageBuilding {
+				continue // it is attested with its image
+			}
+			err := s.attestAgain(ctx, v)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil && !errors.Is(err, registry.ErrNotFound) { // deleted meanwhile
+				failures = append(failures, fmt.Errorf("attest %s: %w", v.Version.Tag, err))
+			}
+		}
+		if len(seen) == before {
+			return errors.Join(failures...)
+		}
 	}
-	return errors.Join(failures...)
 }
 
 func (s *Service) attestAgain(ctx context.Context, v registry.VersionRecord) error {
@@ -96,6 +84,16 @@ func (s *Service) attestAgain(ctx context.Context, v registry.VersionRecord) err
 		return err
 	}
 	return s.commit(ctx, registry.Group{At: s.Now(), Actor: access.System.Name, Records: []registry.Record{record}})
+}
+
+// measured is the statement of what was measured of a version; none when nothing was.
+func (s *Service) measured(ctx context.Context, m registry.Model, v registry.VersionRecord) ([]modelpack.Attestation, error) {
+	newest, total, err := s.Index.NewestEvaluations(ctx, m.ID, v.Version.Commit, modelpack.MaxStated)
+	if err != nil || total == 0 {
+		return nil, err
+	}
+	a, err := modelpack.AttestEvaluations(m.Name, v.Version, newest, total)
+	return []modelpack.Attestation{a}, err
 }
 
 // attestAnew states anew what is known of a model's versions, as those may know it who can read m, which the model is about to become. The caller
@@ -119,29 +117,6 @@ func (s *Service) attestAnew(ctx context.Context, m registry.Model) error {
 		}
 	}
 	return nil
-}
-
-func (s *Service) evaluationStatements(ctx context.Context, m registry.Model, versions []registry.VersionRecord, e registry.Evaluation) ([]registry.Record, error) {
-	if len(versions) == 0 {
-		return nil, nil
-	}
-	evaluations, err := s.Index.Evaluations(ctx, m.ID, e.Commit)
-	if err != nil {
-		return nil, err
-	}
-	var records []registry.Record
-	for _, v := range versions {
-		a, err := modelpack.AttestEvaluations(m.Name, v.Version, append(evaluations[:len(evaluations):len(evaluations)], e))
-		if err != nil {
-			return nil, err
-		}
-		record, err := s.storeAttestations(ctx, m, v, a)
-		if err != nil {
-			return nil, err
-		}
-		records = append(records, record)
-	}
-	return records, nil
 }
 
 // maxStatedDecision is the longest decision that is stated with its facts, in bytes.

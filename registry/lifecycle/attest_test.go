@@ -3,6 +3,8 @@ package lifecycle_test
 import (
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -104,6 +106,7 @@ func TestVersionsAreAttested(t *testing.T) {
 	}
 	for i, f1 := range []float64{0.5, 0.75} {
 		s.evaluate(m, first, f1)
+		s.attest()
 		got = s.statements(m, first)
 		measured := got["evaluations-v1"].Predicate.Evaluations
 		if len(got) != 2 || len(measured) != i+1 || measured[i].Metrics["f1"] != f1 {
@@ -111,8 +114,49 @@ func TestVersionsAreAttested(t *testing.T) {
 		}
 	}
 	before := s.groups()
-	if err := s.BuildImages(t.Context()); err != nil || s.groups() != before {
-		t.Errorf("BuildImages of what is there = %v, %d groups, want none", err, s.groups()-before)
+	if err := errors.Join(s.BuildImages(t.Context()), s.AttestEvaluations(t.Context())); err != nil || s.groups() != before {
+		t.Errorf("BuildImages and AttestEvaluations of what is there = %v, %d groups, want none", err, s.groups()-before)
+	}
+}
+
+// attest states what was measured.
+func (s *site) attest() {
+	s.tb.Helper()
+	if err := s.AttestEvaluations(s.tb.Context()); err != nil {
+		s.tb.Fatalf("AttestEvaluations = %v", err)
+	}
+}
+
+// Many evaluations need one statement, which is made though the server was stopped before, and though the index was made anew.
+func TestEvaluationsAreAttestedTogether(t *testing.T) {
+	for _, rebuilt := range []bool{false, true} {
+		s := open(t)
+		m := s.model(fraud)
+		first := s.publish(m, "v1.0.0", map[string]string{"README.md": "# 1\n"})
+		second := s.publish(m, "v2.0.0", map[string]string{"README.md": "# 2\n"})
+		if err := s.BuildImages(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.evaluate(m, second, 0.25)
+		s.attest()
+		for range 20 {
+			s.evaluate(m, first, 0.5)
+		}
+		s.close()
+		if rebuilt {
+			if err := os.Remove(filepath.Join(s.dir, "index.db")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s = openDir(t, s.dir)
+		before := s.groups()
+		s.attest()
+		if got := s.groups() - before; got != 1 {
+			t.Errorf("AttestEvaluations after a restart, rebuilt: %t, made %d groups, want one for the version whose statement was old", rebuilt, got)
+		}
+		if got := s.statements(m, first)["evaluations-v1"].Predicate.Evaluations; len(got) != 20 {
+			t.Errorf("%d evaluations are stated after a restart, rebuilt: %t, want 20", len(got), rebuilt)
+		}
 	}
 }
 
@@ -178,14 +222,12 @@ func TestAttestationOnAFullDisk(t *testing.T) {
 	if got := s.statements(m, first); len(got) != 1 {
 		t.Errorf("statements on a full disk = %+v, want the one that was there", got)
 	}
-	if err := s.BuildImages(t.Context()); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("BuildImages = %v, want that it is to be tried again", err)
+	if err := s.AttestEvaluations(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("AttestEvaluations = %v, want that it is to be tried again", err)
 	}
 	disk.now = false
 	for range 2 {
-		if err := s.BuildImages(t.Context()); err != nil {
-			t.Errorf("BuildImages with space = %v", err)
-		}
+		s.attest()
 		if got := s.statements(m, first); len(got["evaluations-v1"].Predicate.Evaluations) != 1 {
 			t.Errorf("statements when there is space again = %+v, want one with the evaluation", got)
 		}

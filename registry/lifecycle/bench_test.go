@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,5 +64,56 @@ func BenchmarkPromote(b *testing.B) {
 		if _, err := s.Promote(b.Context(), by("ada"), m, production, lifecycle.Promotion{Version: tags[i%2], Reason: "again"}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkRecordEvaluation is what an evaluation costs that follows others of its commit.
+func BenchmarkRecordEvaluation(b *testing.B) {
+	for _, before := range []int{0, 10_000} {
+		b.Run(fmt.Sprintf("after %d", before), func(b *testing.B) {
+			s, m := prepared(b, automatic)
+			v := s.release(m, "v1.0.0")
+			s.evaluationsFrom(m, v, 0, before)
+			s.evaluate(m, v, 0.9)
+			for b.Loop() {
+				s.evaluate(m, v, 0.9)
+			}
+		})
+	}
+}
+
+// evaluationsFrom records many evaluations of a version in few groups; their ids count from first.
+func (s *site) evaluationsFrom(m registry.Model, v registry.VersionRecord, first, count int) {
+	s.tb.Helper()
+	for some := range slices.Chunk(numbered(first, count), 1000) {
+		g := registry.Group{At: s.Now(), Actor: "jenkins"}
+		for _, id := range some {
+			e, err := registry.NewEvaluation(f1Of(0.9), v.Version.Commit, id, "jenkins", s.Now())
+			if err != nil {
+				s.tb.Fatal(err)
+			}
+			g.Records = append(g.Records, registry.EvaluationRecorded{ModelID: m.ID, Evaluation: e})
+		}
+		if err := s.data.Commit(s.tb.Context(), g); err != nil {
+			s.tb.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkMirrorEvaluations is what it costs to write one more evaluation of a commit into the repository.
+func BenchmarkMirrorEvaluations(b *testing.B) {
+	for _, before := range []int{0, 10_000} {
+		b.Run(fmt.Sprintf("after %d", before), func(b *testing.B) {
+			s, m := prepared(b, automatic)
+			v := s.release(m, "v1.0.0")
+			s.evaluationsFrom(m, v, 0, before)
+			s.mirror()
+			for b.Loop() {
+				b.StopTimer()
+				s.evaluate(m, v, 0.9)
+				b.StartTimer()
+				s.mirror()
+			}
+		})
 	}
 }

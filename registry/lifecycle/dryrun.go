@@ -7,6 +7,7 @@ import (
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
 	"github.com/herdbook/herdbook/registry/card"
+	"github.com/herdbook/herdbook/registry/gate"
 )
 
 // DryRun is what would be if another policy were in force.
@@ -24,7 +25,7 @@ type VersionOutcome struct {
 // EnvironmentOutcome is what a policy would mean for a version in one environment.
 type EnvironmentOutcome struct {
 	Verdict  registry.Verdict `json:"verdict"`
-	Now      *bool            `json:"now"`      // whether its gates are open by the policy in force; nil when that does not name the environment
+	Now      *bool            `json:"now"`      // whether its gates are open by the policy in force; nil when that does not name the environment, or nobody could look
 	Held     bool             `json:"held"`     // the version is there; a policy takes nothing back
 	Promotes bool             `json:"promotes"` // the server would promote it there at once
 }
@@ -55,10 +56,11 @@ func (s *Service) TryPolicy(ctx context.Context, by Request, m registry.Model, t
 	if err != nil {
 		return DryRun{}, err
 	}
+	budget := gate.NewBudget(ctx.Done(), 1)
 	for _, v := range versions {
 		outcome := VersionOutcome{Version: v.Version.Tag}
 		for i := range policy.Environments {
-			env, err := s.tryEnvironment(ctx, m, v, &policy.Environments[i])
+			env, err := s.tryEnvironment(ctx, budget, m, v, &policy.Environments[i])
 			if err != nil {
 				return DryRun{}, err
 			}
@@ -92,11 +94,8 @@ func (s *Service) concerned(ctx context.Context, m registry.Model, policy *regis
 	return slices.DeleteFunc(versions, func(v registry.VersionRecord) bool { return !concerned[v.Version.Tag] }), nil
 }
 
-func (s *Service) tryEnvironment(ctx context.Context, m registry.Model, v registry.VersionRecord, env *registry.Environment) (EnvironmentOutcome, error) {
-	if err := ctx.Err(); err != nil { // whoever asked has gone
-		return EnvironmentOutcome{}, err
-	}
-	verdict, err := s.verdict(ctx, m.ID, v, env, "")
+func (s *Service) tryEnvironment(ctx context.Context, budget *gate.Budget, m registry.Model, v registry.VersionRecord, env *registry.Environment) (EnvironmentOutcome, error) {
+	verdict, err := s.verdict(ctx, budget, m.ID, v, env, "")
 	if err != nil {
 		return EnvironmentOutcome{}, err
 	}
@@ -114,11 +113,13 @@ func (s *Service) tryEnvironment(ctx context.Context, m registry.Model, v regist
 		return out, err
 	}
 	if inForce, ok := policy.Policy.Environment(env.Name); ok {
-		now, err := s.verdict(ctx, m.ID, v, inForce, policy.Commit)
+		now, err := s.verdict(ctx, budget, m.ID, v, inForce, policy.Commit)
 		if err != nil {
 			return out, err
 		}
-		out.Now = &now.Open
+		if now.Open || !budget.Spent() {
+			out.Now = &now.Open
+		}
 	}
 	return out, nil
 }

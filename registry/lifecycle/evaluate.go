@@ -8,6 +8,7 @@ import (
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/gate"
 )
 
 // evaluationEvent is the data of evaluation.recorded, without the outcome of each example.
@@ -47,7 +48,7 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 		use.RLock()
 		defer use.RUnlock()
 	}
-	unlock := s.locks.lock(m.ID)
+	unlock, last, turn := s.locks.takeTurn(m.ID)
 	defer unlock()
 	missing := s.attach(ctx, m, &e)
 	before, err := s.Index.EvaluationByID(ctx, m.ID, e.ID)
@@ -63,29 +64,30 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 	if err != nil {
 		return Recorded{}, err
 	}
-	old, err := s.verdictsOf(ctx, m.ID, versions)
-	if err != nil {
-		return Recorded{}, err
+	// Before, after, and what the server does about it cost what one request may cost.
+	const parts = 3
+	old, known := s.judgedBefore(m.ID, commit, last)
+	if !known {
+		if old, err = s.verdictsOf(ctx, gate.NewBudget(ctx.Done(), parts), m.ID, versions); err != nil {
+			return Recorded{}, err
+		}
 	}
-	statements, err := s.attestEvaluation(ctx, m, versions, e)
-	if err != nil {
-		return Recorded{}, err
-	}
-	err = s.commit(ctx, registry.Group{At: at, Actor: by.Identity.Name, Request: by.ID, Records: append([]registry.Record{
+	err = s.commit(ctx, registry.Group{At: at, Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{
 		registry.EvaluationRecorded{ModelID: m.ID, Evaluation: e},
 		announce(registry.NewEvent(registry.EventEvaluationRecorded, m, by.Identity.Name, at, evaluationEvent{e.Brief()}, e.ID)),
-	}, statements...)})
+	}})
 	if err != nil {
 		return Recorded{}, err
 	}
 	ctx = context.WithoutCancel(ctx) // it is recorded, whether or not the caller still waits
 	recorded := Recorded{Evaluation: e}
-	fresh, err := s.verdictsOf(ctx, m.ID, versions)
+	budget := gate.NewBudget(nil, parts)
+	fresh, err := s.verdictsOf(ctx, budget, m.ID, versions)
 	if err != nil {
 		return recorded, err
 	}
 	for i, verdict := range fresh {
-		if !sameJSON(verdict, old[i]) {
+		if verdict.Verdict.Evaluation != old[i].Verdict.Evaluation || !sameJSON(verdict, old[i]) {
 			recorded.Changed = append(recorded.Changed, verdict)
 		}
 	}
@@ -93,8 +95,34 @@ func (s *Service) RecordEvaluation(ctx context.Context, by Request, m registry.M
 	for _, v := range versions {
 		focus = append(focus, v.Version.Tag)
 	}
-	recorded.Promoted, err = s.settle(ctx, m.ID, focus)
+	if budget.Spent() {
+		fresh = nil // not all were looked at
+	}
+	recorded.Promoted, err = s.settleWithin(ctx, gate.NewBudget(nil, parts), m.ID, focus, false, fresh...)
+	if err == nil && fresh != nil && len(recorded.Promoted) == 0 {
+		s.mu.Lock()
+		keepSome(s.judged, m.ID, judged{turn, commit, fresh}, maxJudged)
+		s.mu.Unlock()
+	}
 	return recorded, err
+}
+
+// judged are the verdicts on the versions of a commit after an evaluation. They are those before the next one, when nobody else had the model's
+// lock in between: only the age of the evidence may tell otherwise, and what that changes the next evaluation did not.
+type judged struct {
+	turn     uint64 // of the lock
+	commit   registry.ObjectID
+	verdicts []ChangedVerdict
+}
+
+// maxJudged bounds the models for which they are kept.
+const maxJudged = 500
+
+func (s *Service) judgedBefore(modelID string, commit registry.ObjectID, turn uint64) (verdicts []ChangedVerdict, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j, ok := s.judged[modelID]
+	return j.verdicts, ok && j.turn == turn && j.commit == commit
 }
 
 // sameEvaluation reports a conflict unless the same was recorded under the same key before.
@@ -113,10 +141,10 @@ func sameJSON(a, b any) bool {
 	return errX == nil && errY == nil && slices.Equal(x, y)
 }
 
-func (s *Service) verdictsOf(ctx context.Context, modelID string, versions []registry.VersionRecord) ([]ChangedVerdict, error) {
+func (s *Service) verdictsOf(ctx context.Context, budget *gate.Budget, modelID string, versions []registry.VersionRecord) ([]ChangedVerdict, error) {
 	var found []ChangedVerdict
 	for _, v := range versions {
-		verdicts, err := s.verdicts(ctx, modelID, v)
+		verdicts, err := s.verdicts(ctx, budget, modelID, v)
 		if err != nil {
 			return nil, err
 		}

@@ -15,14 +15,14 @@ import (
 	"github.com/herdbook/herdbook/registry/modelpack"
 )
 
-// BuildImages makes the images that published versions lack, and states what could not be stated of a version before. The digest of a layer needs one
-// read of its files, which is why the push does not wait for it.
+// BuildImages makes the images that published versions lack. The digest of a layer needs one read of its files, which is why the push does not
+// wait for it.
 func (s *Service) BuildImages(ctx context.Context) error {
 	building, err := s.Index.BuildingImages(ctx)
 	if err != nil {
 		return err
 	}
-	failures := []error{s.attestLate(ctx)}
+	var failures []error
 	for _, v := range building {
 		if err := s.buildImage(ctx, v); err != nil {
 			failures = append(failures, err)

@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/gate"
 )
 
 // importNew takes over repositories that lie in the data directory and that the journal does
@@ -116,7 +118,7 @@ func (s *Service) importModel(ctx context.Context, name registry.ModelName) erro
 		return err
 	}
 	// The gates stand as they stood: that they are open is no news.
-	gates := settlement{Service: s, m: m, group: registry.Group{At: s.Now(), Actor: access.System.Name}, quiet: true}
+	gates := settlement{Service: s, m: m, budget: gate.NewBudget(nil, 1), group: registry.Group{At: s.Now(), Actor: access.System.Name}, quiet: true}
 	var tags []registry.Tag
 	for _, v := range i.found {
 		tags = append(tags, v.Tag)
@@ -386,41 +388,68 @@ func (i *importer) environment(ctx context.Context, ref registry.Ref) error {
 	return nil
 }
 
-// evaluations reads the notes: the path of each is the commit's name, perhaps with slashes.
+// evaluations reads the archive and the notes, whose path is the commit's name, perhaps with slashes. Those of one commit keep their order, by
+// which they are numbered; those of several are taken in the order of time.
 func (i *importer) evaluations(ctx context.Context) error {
-	tip, ok := i.refs[registry.EvaluationNotesRef]
-	if !ok {
-		return nil
-	}
-	files, err := i.files(ctx, tip.ID)
-	if err != nil {
-		return err
-	}
 	if i.modelID == "" {
 		i.modelID = Request{}.newID("", "")
 	}
-	var all []registry.Evaluation
-	for _, f := range files {
-		data, err := i.repo.ReadFile(ctx, tip.ID, f.Path, maxRecordBytes)
+	type timed struct {
+		registry.Evaluation
+		at time.Time // the latest of the commit up to here
+	}
+	var all []timed
+	latest, seen := map[registry.ObjectID]time.Time{}, map[string]bool{}
+	for _, ref := range []string{registry.EvaluationsRef, registry.EvaluationNotesRef} {
+		tip, ok := i.refs[ref]
+		if !ok {
+			continue
+		}
+		files, err := i.files(ctx, tip.ID)
 		if err != nil {
 			return err
 		}
-		lines := bufio.NewScanner(bytes.NewReader(data))
-		lines.Buffer(nil, maxRecordBytes)
-		for lines.Scan() {
-			var e registry.Evaluation
-			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-				return fmt.Errorf("note of %s: %w", f.Path, err)
+		slices.SortFunc(files, func(a, b registry.TreeEntry) int { return compareText(a.Path, b.Path) })
+		for _, f := range files {
+			err := i.evaluationLines(ctx, tip.ID, f.Path, func(e registry.Evaluation) {
+				if seen[e.ID] { // a clone may have got the notes of before the archive
+					return
+				}
+				seen[e.ID] = true
+				if at := latest[e.Commit]; e.RecordedAt.After(at) {
+					latest[e.Commit] = e.RecordedAt
+				}
+				all = append(all, timed{e, latest[e.Commit]})
+			})
+			if err != nil {
+				return err
 			}
-			all = append(all, e)
-		}
-		if err := lines.Err(); err != nil {
-			return err
+			if len(all) > maxRecords {
+				return fmt.Errorf("%s has more than %d evaluations: %w", ref, maxRecords, registry.ErrTooLarge)
+			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b registry.Evaluation) int { return a.RecordedAt.Compare(b.RecordedAt) })
+	slices.SortStableFunc(all, func(a, b timed) int { return a.at.Compare(b.at) })
 	for _, e := range all {
-		i.records = append(i.records, registry.EvaluationRecorded{ModelID: i.modelID, Evaluation: e})
+		i.records = append(i.records, registry.EvaluationRecorded{ModelID: i.modelID, Evaluation: e.Evaluation})
 	}
 	return nil
+}
+
+// evaluationLines gives the evaluations of a file, one JSON object a line.
+func (i *importer) evaluationLines(ctx context.Context, commit registry.ObjectID, path string, give func(registry.Evaluation)) error {
+	data, err := i.repo.ReadFile(ctx, commit, path, maxRecordBytes)
+	if err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	lines.Buffer(nil, maxRecordBytes)
+	for lines.Scan() {
+		var e registry.Evaluation
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("note of %s: %w", path, err)
+		}
+		give(e)
+	}
+	return lines.Err()
 }

@@ -82,13 +82,27 @@ type versionIndex interface {
 	VersionsAt(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.VersionRecord, error)
 	BuildingImages(ctx context.Context) ([]registry.VersionRecord, error)
 	Evaluations(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.Evaluation, error)
+	evidenceIndex
 	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
 	// Reached are those of some nodes that a node came from, each with a way there that goes through nothing that id may not read.
 	Reached(ctx context.Context, id access.Identity, start string, among []string) (map[string][]registry.Node, error)
 	EvaluationByID(ctx context.Context, modelID, id string) (registry.Evaluation, error)
-	Unmirrored(ctx context.Context, limit int) ([]registry.Mark, error)
+	// UnmirroredAfter are the records that are not in the repositories, sorted by model and then by time, behind one of them or from the first on.
+	UnmirroredAfter(ctx context.Context, after registry.Mark, limit int) ([]registry.Mark, error)
 	Mirrored(marks []registry.Mark) error
 	JournalID(ctx context.Context) (string, error)
+}
+
+// evidenceIndex knows the evaluations of a commit by their numbers, which begin at 1.
+type evidenceIndex interface {
+	Catalog(ctx context.Context, modelID string, commit registry.ObjectID) (*registry.Catalog, error)
+	Evaluation(ctx context.Context, modelID string, commit registry.ObjectID, number uint64) (*registry.Evaluation, error)
+	CountEvaluations(ctx context.Context, modelID string, commit registry.ObjectID) (int, error)
+	NewestEvaluations(ctx context.Context, modelID string, commit registry.ObjectID, limit int) (newest []registry.Evaluation, total int, err error)
+	// EvaluationLines are evaluations as JSON without a newline, from the number first on.
+	EvaluationLines(ctx context.Context, modelID string, commit registry.ObjectID, first uint64, limit int) ([][]byte, error)
+	// Unattested are versions of which an evaluation was recorded after they were attested last.
+	Unattested(ctx context.Context, limit int) ([]registry.VersionRecord, error)
 }
 
 type environmentIndex interface {
@@ -208,14 +222,18 @@ type Service struct {
 	uses    uses
 	quotas  quotas
 	tensors *tensorWork
-	wake    chan struct{} // pokes the background work; see Run
+
+	// They poke the background work; see Run.
+	records, images, statements chan struct{}
 
 	declaring sync.Mutex // held while lineage is declared, see Declare
 
 	mu         sync.Mutex
-	active     map[string]func()                 // pushes whose refs may still move, by id -> what ends their use of the model
-	signatures map[string]string                 // of the repositories as they were reconciled last, by model id
-	unattested map[string]registry.VersionRecord // versions whose statements are older than what is known, by node id
+	active     map[string]func() // pushes whose refs may still move, by id -> what ends their use of the model
+	signatures map[string]string // of the repositories as they were reconciled last, by model id
+	archived   map[string]int    // files of evaluations that are known to be in the repository, by model id and commit
+	judged     map[string]judged // what was decided at the last evaluation, by model id
+	reached    map[string]place  // how far the record refs go that were written since the start, by model id and ref
 }
 
 // New assembles a Service.
@@ -252,7 +270,11 @@ func New(c Config) (*Service, error) {
 		// is answered after a rebuild.
 		c.Now = func() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 	}
-	return &Service{Config: c, gates: judge, tensors: newTensorWork(), wake: make(chan struct{}, 1), active: map[string]func(){}, signatures: map[string]string{}, unattested: map[string]registry.VersionRecord{}}, nil
+	return &Service{
+		Config: c, gates: judge, tensors: newTensorWork(),
+		records: make(chan struct{}, 1), images: make(chan struct{}, 1), statements: make(chan struct{}, 1),
+		active: map[string]func(){}, signatures: map[string]string{}, archived: map[string]int{}, reached: map[string]place{}, judged: map[string]judged{},
+	}, nil
 }
 
 // Request is who asks for a step, and how to recognise that it was asked before.
@@ -279,14 +301,19 @@ func (s *Service) commit(ctx context.Context, g registry.Group) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	events := false
+	var events, published, evaluated bool
 	for i, r := range g.Records {
-		if announced, ok := r.(registry.EventAnnounced); ok {
-			if !announced.Event.Withheld {
-				announced.Event.Sinks = s.Route(announced.Event)
+		switch r := r.(type) {
+		case registry.EventAnnounced:
+			if !r.Event.Withheld {
+				r.Event.Sinks = s.Route(r.Event)
 			}
-			g.Records[i] = announced
+			g.Records[i] = r
 			events = true
+		case registry.VersionPublished:
+			published = true
+		case registry.EvaluationRecorded:
+			evaluated = true
 		}
 	}
 	if err := s.Journal.Commit(context.WithoutCancel(ctx), g); err != nil {
@@ -295,9 +322,12 @@ func (s *Service) commit(ctx context.Context, g registry.Group) error {
 	if events {
 		s.Poked()
 	}
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	poke(s.records)
+	if published {
+		poke(s.images)
+	}
+	if evaluated {
+		poke(s.statements)
 	}
 	return nil
 }
@@ -308,6 +338,8 @@ func announce(e registry.Event) registry.Record { return registry.EventAnnounced
 type locks struct {
 	mu   sync.Mutex
 	held map[string]*lock
+	turn uint64            // counts who has had any of them
+	last map[string]uint64 // turn of the last who had that of a model; who is forgotten had turn 0
 }
 
 type lock struct {
@@ -317,6 +349,13 @@ type lock struct {
 
 // lock waits for the model's lock and gives the function that lets go of it.
 func (l *locks) lock(modelID string) (unlock func()) {
+	unlock, _, _ = l.takeTurn(modelID)
+	return unlock
+}
+
+// takeTurn is lock that tells who had the lock before: when it is who had it at a turn that is remembered, nobody has changed the model
+// since.
+func (l *locks) takeTurn(modelID string) (unlock func(), before, turn uint64) {
 	l.mu.Lock()
 	if l.held == nil {
 		l.held = map[string]*lock{}
@@ -329,6 +368,14 @@ func (l *locks) lock(modelID string) (unlock func()) {
 	one.wanted++
 	l.mu.Unlock()
 	one.Lock()
+	l.mu.Lock()
+	l.turn++
+	before, turn = l.last[modelID], l.turn
+	if l.last == nil {
+		l.last = map[string]uint64{}
+	}
+	keepSome(l.last, modelID, turn, maxKnown)
+	l.mu.Unlock()
 	return func() {
 		one.Unlock()
 		l.mu.Lock()
@@ -336,5 +383,5 @@ func (l *locks) lock(modelID string) (unlock func()) {
 			delete(l.held, modelID)
 		}
 		l.mu.Unlock()
-	}
+	}, before, turn
 }

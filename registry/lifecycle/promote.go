@@ -91,7 +91,7 @@ func (s *Service) promoteLocked(ctx context.Context, by Request, m registry.Mode
 
 // RollBack puts a version that was live in an environment back there: the one before the
 // current one, or the one named. Gates are not asked, because it ran there before; a
-// quarantined or revoked version is refused all the same. What is taken out is barred from
+// quarantined or revoked version is refused all the same, and so is another name of it. What is taken out is barred from
 // automatic promotion there until a person promotes it.
 func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, env registry.EnvironmentName, tag registry.Tag, reason string) (registry.EnvironmentChange, error) {
 	if err := access.Authorize(by.Identity, access.Promote, &m); err != nil {
@@ -122,6 +122,9 @@ func (s *Service) RollBack(ctx context.Context, by Request, m registry.Model, en
 		return registry.EnvironmentChange{}, registry.Conflict("%s %s is in %s already", m.Name, tag, env)
 	case !p.version.State.Usable():
 		return registry.EnvironmentChange{}, registry.Conflict("%s is %s", tag, p.version.State)
+	case p.decision.Facts.Twin != nil:
+		twin := p.decision.Facts.Twin
+		return registry.EnvironmentChange{}, registry.Conflict("%s stands at the same commit as %s, which is %s", tag, twin.Tag, twin.State)
 	}
 	change := p.promote(ctx, &state, p.version, p.decision, registry.EnvironmentChange{
 		ID: p.id, Kind: registry.Rollback, By: by.Identity.Name, At: p.group.At, Reason: reason,
@@ -164,7 +167,11 @@ func because(reason string) string {
 func (s *Service) usable(ctx context.Context, modelID string) func(registry.Tag) bool {
 	return func(tag registry.Tag) bool {
 		v, err := s.Index.Version(ctx, modelID, tag)
-		return err == nil && v.State.Usable()
+		if err != nil || !v.State.Usable() {
+			return false
+		}
+		twin, err := s.twin(ctx, modelID, v)
+		return err == nil && twin == nil
 	}
 }
 
@@ -223,7 +230,7 @@ func (s *Service) attempt(ctx context.Context, by Request, m registry.Model, env
 	if a.version, err = s.Index.Version(ctx, m.ID, tag); err != nil {
 		return a, err
 	}
-	a.decision, err = s.decide(ctx, m.ID, a.version, a.env, policy.Commit)
+	a.decision, err = s.decision(ctx, m.ID, a.version, a.env, policy.Commit)
 	return a, err
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
 	"github.com/herdbook/herdbook/registry/card"
+	"github.com/herdbook/herdbook/registry/gate"
 )
 
 // Report is what a reconciliation did, for the one who pushed.
@@ -489,9 +490,10 @@ func publishedTags(published []PublishedVersion) []registry.Tag {
 
 // addVerdicts fills in what the gates say of the versions that were published.
 func (r *reconciliation) addVerdicts(ctx context.Context) error {
+	budget := gate.NewBudget(ctx.Done(), 1)
 	for i := range r.report.Published {
 		p := &r.report.Published[i]
-		verdicts, err := r.verdicts(ctx, r.m.ID, p.Record)
+		verdicts, err := r.verdicts(ctx, budget, r.m.ID, p.Record)
 		if err != nil {
 			return err
 		}

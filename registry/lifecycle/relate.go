@@ -34,14 +34,9 @@ func (s *Service) Declare(ctx context.Context, by Request, m registry.Model, edg
 	if _, err := s.Index.ModelByID(ctx, m.ID); err != nil {
 		return err
 	}
-	var tags []registry.Tag // versions of the model that edges begin at
 	for i, e := range edges {
-		tag, err := s.checkEdge(ctx, by.Identity, m, e)
-		if err != nil {
+		if err := s.checkEdge(ctx, by.Identity, m, e); err != nil {
 			return registry.InField(err, fmt.Sprintf("edges[%d].", i))
-		}
-		if !tag.IsZero() && !slices.Contains(tags, tag) {
-			tags = append(tags, tag)
 		}
 	}
 	if err := s.checkCycles(ctx, by.Identity, edges); err != nil {
@@ -51,13 +46,7 @@ func (s *Service) Declare(ctx context.Context, by Request, m registry.Model, edg
 	if err := s.commit(ctx, registry.Group{At: now, Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{registry.EdgesAdded{ModelID: m.ID, Edges: edges}}}); err != nil {
 		return err
 	}
-	for _, tag := range tags {
-		v, err := s.Index.Version(ctx, m.ID, tag)
-		if err != nil {
-			return err
-		}
-		s.attestLineage(ctx, m, v)
-	}
+	poke(s.statements)
 	return nil
 }
 
@@ -67,21 +56,6 @@ func readers(m registry.Model) access.Identity {
 		return access.Anonymous(true)
 	}
 	return access.Identity{Name: access.System.Name, Role: access.Reader}
-}
-
-// attestLineage states anew what a version came from. What cannot be stated now is stated later. The caller holds the model's lock.
-func (s *Service) attestLineage(ctx context.Context, m registry.Model, v registry.VersionRecord) {
-	record, err := s.attest(ctx, m, v)
-	if err == nil {
-		err = s.commit(ctx, registry.Group{At: s.Now(), Actor: access.System.Name, Records: []registry.Record{record}})
-	}
-	if err == nil {
-		return
-	}
-	s.Log.WarnContext(ctx, "what a version came from cannot be stated now; it will be tried again", "model", m.Name, "version", v.Version.Tag, "error", err.Error())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.unattested[registry.VersionNodeID(m.ID, v.Version.Tag)] = v
 }
 
 // edgeEnds are what an edge of a kind may join, in the sense of PROV-DM: what is derived is a thing, what uses things is done, or is a thing
@@ -104,50 +78,47 @@ var edgeEnds = map[registry.EdgeKind][2][]registry.NodeKind{
 // declaredRelations are those that a client may declare.
 var declaredRelations = []registry.Relation{"", registry.Finetune, registry.Adapter, registry.Merge, registry.Quantized}
 
-// checkEdge says what is wrong with an edge, and of which version of the model it says something.
-func (s *Service) checkEdge(ctx context.Context, id access.Identity, m registry.Model, e registry.LineageEdge) (tag registry.Tag, err error) {
+// checkEdge says what is wrong with an edge.
+func (s *Service) checkEdge(ctx context.Context, id access.Identity, m registry.Model, e registry.LineageEdge) error {
 	ends, ok := edgeEnds[e.Kind]
 	if !ok {
-		return tag, registry.Invalid("kind", "%.100q is no kind of edge that is declared: say derived_from, used or generated_by", e.Kind)
+		return registry.Invalid("kind", "%.100q is no kind of edge that is declared: say derived_from, used or generated_by", e.Kind)
 	}
 	if e.Relation != "" && e.Kind != registry.DerivedFrom || !slices.Contains(declaredRelations, e.Relation) {
-		return tag, registry.Invalid("relation", "a relation says how something is derived_from a model: finetune, adapter, merge or quantized")
+		return registry.Invalid("relation", "a relation says how something is derived_from a model: finetune, adapter, merge or quantized")
 	}
 	for i, end := range []struct{ field, id string }{{"from", e.From}, {"to", e.To}} {
 		n, err := parseNode(end.id)
 		if err != nil {
-			return tag, registry.InField(err, end.field)
+			return registry.InField(err, end.field)
 		}
 		if !slices.Contains(ends[i], n.Kind) {
-			return tag, registry.Invalid(end.field, "an edge %s cannot join a %s there", e.Kind, n.Kind)
+			return registry.Invalid(end.field, "an edge %s cannot join a %s there", e.Kind, n.Kind)
 		}
 		if n.Kind != registry.VersionNode {
 			continue
 		}
 		modelID, t, _ := registry.ParseVersionNodeID(end.id)
 		if i == 0 && modelID != m.ID {
-			return tag, registry.Invalid("from", "the edge begins at a version of another model: declare it there")
+			return registry.Invalid("from", "the edge begins at a version of another model: declare it there")
 		}
 		other := m
 		if modelID != m.ID {
 			if other, err = s.Index.ModelByID(ctx, modelID); err != nil {
-				return tag, err
+				return err
 			}
 			if err := access.Authorize(id, access.Read, &other); err != nil {
-				return tag, err
+				return err
 			}
 		}
 		if _, err := s.Index.Version(ctx, modelID, t); err != nil {
-			return tag, err
-		}
-		if i == 0 {
-			tag = t
+			return err
 		}
 	}
 	if e.From == e.To {
-		return tag, registry.Conflict("%s cannot come from itself", e.From)
+		return registry.Conflict("%s cannot come from itself", e.From)
 	}
-	return tag, nil
+	return nil
 }
 
 // parseNode reads a node's id as clients give it.

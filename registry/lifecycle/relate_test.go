@@ -24,6 +24,9 @@ func edge(from string, kind registry.EdgeKind, to string) registry.LineageEdge {
 func TestDeclare(t *testing.T) {
 	s, m := prepared(t, "environments: {staging: {}}")
 	v := s.release(m, "v1.0.0")
+	if err := s.BuildImages(t.Context()); err != nil { // what is stated of a version comes with its image
+		t.Fatal(err)
+	}
 	self := registry.VersionNodeID(m.ID, v.Version.Tag)
 	edges := []registry.LineageEdge{
 		edge(self, registry.GeneratedBy, "run:jenkins/7"), edge("run:jenkins/7", registry.Used, "code:https://git.example/train@4f1"),
@@ -45,6 +48,9 @@ func TestDeclare(t *testing.T) {
 		t.Errorf("edges of the run = %v, want %v", got, edges[1])
 	}
 	// The artifact says so too.
+	if err := s.AttestEvaluations(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if stated := s.statements(m, v)["lineage-v1"]; !slices.Contains(stated.Predicate.Edges, edges[0]) || !slices.Contains(stated.Predicate.Edges, edges[3]) {
 		t.Errorf("edges that the artifact states = %v, want %v and %v among them", stated.Predicate.Edges, edges[0], edges[3])
 	}

@@ -121,8 +121,8 @@ func (s *Service) openOf(ctx context.Context, m registry.Model) (Repository, err
 // and the last records are written.
 func (s *Service) Run(ctx context.Context) {
 	var wait sync.WaitGroup
-	images := make(chan struct{}, 1)
-	wait.Go(func() { s.onPoke(ctx, images, "make images", s.BuildImages) })
+	wait.Go(func() { s.onPoke(ctx, s.images, 0, "make images", s.BuildImages) })
+	wait.Go(func() { s.onPoke(ctx, s.statements, statementsRest, "state what was measured", s.AttestEvaluations) })
 	wait.Go(func() { s.ReadTensors(ctx) })
 	wait.Go(func() {
 		s.logged(ctx, "look at the models", s.sweep)
@@ -137,10 +137,7 @@ func (s *Service) Run(ctx context.Context) {
 			}
 		}
 	})
-	s.onPoke(ctx, s.wake, "write records", func(ctx context.Context) error {
-		poke(images)
-		return s.Mirror(ctx)
-	})
+	s.onPoke(ctx, s.records, recordsRest, "write records", s.Mirror)
 	wait.Wait()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -151,12 +148,25 @@ func (s *Service) Run(ctx context.Context) {
 // retryAfter is the time until work that failed is done again.
 const retryAfter = 5 * time.Second
 
-// onPoke does the work once, and again after each poke and some time after a failure.
-func (s *Service) onPoke(ctx context.Context, poked <-chan struct{}, what string, work func(context.Context) error) {
+// Each change of the records in a repository costs a git process, and each statement some files that are synced: what comes within such a
+// time is written at once. Records follow the journal within two seconds all the same.
+const (
+	recordsRest    = time.Second
+	statementsRest = 10 * time.Second
+)
+
+// onPoke does the work once, and again after each poke and some time after a failure. Between two beginnings lies rest at least.
+func (s *Service) onPoke(ctx context.Context, poked <-chan struct{}, rest time.Duration, what string, work func(context.Context) error) {
 	for {
+		rested := time.After(rest)
 		var again <-chan time.Time
 		if !s.logged(ctx, what, work) {
 			again = time.After(retryAfter)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-rested:
 		}
 		select {
 		case <-ctx.Done():

@@ -22,7 +22,7 @@ type troubled struct {
 	asked atomic.Int64
 }
 
-func (t *troubled) Unmirrored(context.Context, int) ([]registry.Mark, error) {
+func (t *troubled) UnmirroredAfter(context.Context, registry.Mark, int) ([]registry.Mark, error) {
 	t.asked.Add(1)
 	if t.fails.Load() {
 		return nil, errBroken
@@ -82,6 +82,10 @@ func TestRunSweepsAndTriesAgain(t *testing.T) {
 			{"5 s later", func() {}, time.Millisecond, 3, 3},
 			{"10 s later, mended", func() { index.fails.Store(false) }, 5 * time.Second, 4, 3},
 			{"mended", func() {}, 40 * time.Second, 4, 3},
+			{"something new", poke, 0, 5, 3},
+			{"more within a second", func() { poke(); poke() }, 999 * time.Millisecond, 5, 3},
+			{"a second after the first", func() {}, time.Millisecond, 6, 3},
+			{"nothing to do", func() {}, 5 * time.Second, 6, 3},
 		}
 		for _, step := range steps {
 			step.do()
@@ -96,8 +100,8 @@ func TestRunSweepsAndTriesAgain(t *testing.T) {
 		if !ended.Load() {
 			t.Error("Run goes on although its context ended")
 		}
-		if got := index.asked.Load(); got != 5 {
-			t.Errorf("records were looked for %d times in all, want once more at the end: 5", got)
+		if got := index.asked.Load(); got != 7 {
+			t.Errorf("records were looked for %d times in all, want once more at the end: 7", got)
 		}
 	})
 	if got := s.log.lines("a model cannot be reconciled"); len(got) != 3 || !strings.Contains(got[0], "model=acme/fraud") {

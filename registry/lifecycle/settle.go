@@ -25,6 +25,12 @@ func (s *Service) settle(ctx context.Context, modelID string, focus []registry.T
 
 // settleAfter is settle after something whose events are withheld, or not: those that follow are too.
 func (s *Service) settleAfter(ctx context.Context, modelID string, focus []registry.Tag, withheld bool) ([]registry.EnvironmentChange, error) {
+	return s.settleWithin(ctx, gate.NewBudget(nil, 1), modelID, focus, withheld)
+}
+
+// settleWithin is settleAfter that leaves as they are the gates for which the budget leaves nothing. Verdicts that are known already, of what is
+// committed, are not asked for again.
+func (s *Service) settleWithin(ctx context.Context, budget *gate.Budget, modelID string, focus []registry.Tag, withheld bool, known ...ChangedVerdict) ([]registry.EnvironmentChange, error) {
 	ctx = context.WithoutCancel(ctx)
 	var promoted []registry.EnvironmentChange
 	for {
@@ -32,7 +38,7 @@ func (s *Service) settleAfter(ctx context.Context, modelID string, focus []regis
 		if err != nil {
 			return promoted, err
 		}
-		round := settlement{Service: s, m: m, withheld: withheld, group: registry.Group{At: s.Now(), Actor: access.System.Name}}
+		round := settlement{Service: s, m: m, budget: budget, known: known, withheld: withheld, group: registry.Group{At: s.Now(), Actor: access.System.Name}}
 		change, err := round.run(ctx, focus)
 		if err != nil {
 			return promoted, err
@@ -41,6 +47,7 @@ func (s *Service) settleAfter(ctx context.Context, modelID string, focus []regis
 			if err := s.commit(ctx, round.group); err != nil {
 				return promoted, err
 			}
+			known = nil
 		}
 		if change == nil {
 			return promoted, nil
@@ -58,6 +65,8 @@ type settlement struct {
 	group registry.Group
 	quiet bool // record the gates, and neither announce nor promote anything
 
+	budget   *gate.Budget
+	known    []ChangedVerdict
 	withheld bool // the events are delivered to nobody
 }
 
@@ -77,15 +86,27 @@ func (r *settlement) run(ctx context.Context, focus []registry.Tag) (*registry.E
 			return nil, err
 		}
 		for _, v := range pending(versions, &state, focus) {
-			decision, err := r.decide(ctx, r.m.ID, v, env, policy.Commit)
+			verdict, err := r.look(ctx, v, env, policy.Commit)
 			if err != nil {
 				return nil, err
 			}
-			verdict := decision.Verdict
+			if !verdict.Open && r.budget.Spent() {
+				// That nobody looked at a gate is no news of it.
+				r.Log.WarnContext(ctx, "the gates of a model cost too much to look at all of them; make them cheaper",
+					"model", r.m.Name, "version", v.Version.Tag, "environment", env.Name)
+				return nil, nil
+			}
 			if err := r.announceGate(ctx, v, verdict); err != nil {
 				return nil, err
 			}
 			if r.quiet || !verdict.Open || !registry.MayPromoteAutomatically(env, &state, v.Version.Tag) || r.deployProblem(env) != nil {
+				continue
+			}
+			decision, err := r.decision(ctx, r.m.ID, v, env, policy.Commit)
+			if err != nil {
+				return nil, err
+			}
+			if !decision.Verdict.Open { // the evidence became too old this moment
 				continue
 			}
 			change := r.promote(ctx, &state, v, decision, registry.EnvironmentChange{
@@ -96,6 +117,16 @@ func (r *settlement) run(ctx context.Context, focus []registry.Tag) (*registry.E
 		}
 	}
 	return nil, nil
+}
+
+// look is the verdict of an environment, which may be known.
+func (r *settlement) look(ctx context.Context, v registry.VersionRecord, env *registry.Environment, policyCommit registry.ObjectID) (registry.Verdict, error) {
+	for _, k := range r.known {
+		if k.Version == v.Version.Tag && k.Verdict.Environment == env.Name {
+			return k.Verdict, nil
+		}
+	}
+	return r.verdict(ctx, r.budget, r.m.ID, v, env, policyCommit)
 }
 
 // pending are the versions that may still come to an environment, the highest first, and the
@@ -182,17 +213,30 @@ func (r *settlement) deployProblem(env *registry.Environment) error {
 
 // Verdicts are what the gates of each environment say of a version now.
 func (s *Service) Verdicts(ctx context.Context, m registry.Model, v registry.VersionRecord) ([]registry.Verdict, error) {
-	return s.verdicts(ctx, m.ID, v)
+	return s.verdicts(ctx, gate.NewBudget(ctx.Done(), 1), m.ID, v)
 }
 
-func (s *Service) verdicts(ctx context.Context, modelID string, v registry.VersionRecord) ([]registry.Verdict, error) {
+// VerdictsOf are the Verdicts of each of some versions, which cost together what those of one may cost.
+func (s *Service) VerdictsOf(ctx context.Context, m registry.Model, versions []registry.VersionRecord) ([][]registry.Verdict, error) {
+	budget := gate.NewBudget(ctx.Done(), 1)
+	all := make([][]registry.Verdict, len(versions))
+	for i, v := range versions {
+		var err error
+		if all[i], err = s.verdicts(ctx, budget, m.ID, v); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func (s *Service) verdicts(ctx context.Context, budget *gate.Budget, modelID string, v registry.VersionRecord) ([]registry.Verdict, error) {
 	verdicts := []registry.Verdict{}
 	policy, err := s.Index.Policy(ctx, modelID)
 	if err != nil || policy.Policy == nil {
 		return verdicts, err
 	}
 	for i := range policy.Policy.Environments {
-		verdict, err := s.verdict(ctx, modelID, v, &policy.Policy.Environments[i], policy.Commit)
+		verdict, err := s.verdict(ctx, budget, modelID, v, &policy.Policy.Environments[i], policy.Commit)
 		if err != nil {
 			return nil, err
 		}
@@ -212,7 +256,7 @@ func (s *Service) Decision(ctx context.Context, by Request, m registry.Model, v 
 		return gate.Decision{}, err
 	}
 	env, _ := policy.Policy.Environment(name)
-	d, err := s.decide(ctx, m.ID, v, env, policy.Commit)
+	d, err := s.decision(ctx, m.ID, v, env, policy.Commit)
 	d.Model = m.Name
 	return lean(d), err
 }
@@ -244,23 +288,33 @@ func lean(d gate.Decision) gate.Decision {
 	return d
 }
 
-func (s *Service) verdict(ctx context.Context, modelID string, v registry.VersionRecord, env *registry.Environment, policyCommit registry.ObjectID) (registry.Verdict, error) {
-	d, err := s.decide(ctx, modelID, v, env, policyCommit)
+// verdict lets the gates of an environment decide on a version. It reads only those evaluations that they look at.
+func (s *Service) verdict(ctx context.Context, budget *gate.Budget, modelID string, v registry.VersionRecord, env *registry.Environment, policyCommit registry.ObjectID) (registry.Verdict, error) {
+	d, err := s.decide(ctx, budget, modelID, v, env, policyCommit, s.gates.NamesAll(env))
 	return d.Verdict, err
 }
 
+// decision is the verdict with all that is known. It reads all evaluations of the version and of what runs there, and has the budget of a request for
+// itself, as whoever replays it has.
+func (s *Service) decision(ctx context.Context, modelID string, v registry.VersionRecord, env *registry.Environment, policyCommit registry.ObjectID) (gate.Decision, error) {
+	return s.decide(ctx, gate.NewBudget(ctx.Done(), 1), modelID, v, env, policyCommit, true)
+}
+
 // decide gathers the facts of a version and lets the gates of an environment decide.
-func (s *Service) decide(ctx context.Context, modelID string, v registry.VersionRecord, env *registry.Environment, policyCommit registry.ObjectID) (gate.Decision, error) {
+func (s *Service) decide(ctx context.Context, budget *gate.Budget, modelID string, v registry.VersionRecord, env *registry.Environment, policyCommit registry.ObjectID, all bool) (gate.Decision, error) {
 	facts := gate.Facts{
-		Now: s.Now(), PolicyCommit: policyCommit, State: v.State, Subject: gate.Subject{
-			Tag: v.Version.Tag, Commit: v.Version.Commit, PublishedAt: v.Version.PublishedAt, PublishedBy: v.Version.PublishedBy, Card: v.Version.Card,
-		},
+		Now: s.Now(), PolicyCommit: policyCommit, State: v.State, Subject: subject(v.Version),
 	}
 	var err error
 	if facts.Twin, err = s.twin(ctx, modelID, v); err != nil {
 		return gate.Decision{}, err
 	}
-	if facts.Evaluations, err = s.Index.Evaluations(ctx, modelID, v.Version.Commit); err != nil {
+	if all {
+		facts.Evaluations, err = s.Index.Evaluations(ctx, modelID, v.Version.Commit)
+	} else {
+		facts.Selected, err = s.selected(ctx, modelID, v.Version.Commit, func(c gate.Cataloged) (*gate.Selected, error) { return c.Select(env, facts.Now) })
+	}
+	if err != nil {
 		return gate.Decision{}, err
 	}
 	if facts.Approvals, err = s.Index.Approvals(ctx, modelID, v.Version.Tag, env.Name); err != nil {
@@ -273,10 +327,26 @@ func (s *Service) decide(ctx context.Context, modelID string, v registry.Version
 		}
 		facts.WasLiveBefore = before.HasHeld(v.Version.Tag)
 	}
-	if facts.Incumbent, err = s.incumbent(ctx, modelID, env.Name, v.Version.Tag); err != nil {
+	if facts.Incumbent, err = s.incumbent(ctx, modelID, env, v.Version.Tag, facts); err != nil {
 		return gate.Decision{}, err
 	}
-	return gate.Decision{Policy: *env, Facts: &facts, Verdict: s.gates.Decide(env, facts)}, nil
+	d := gate.Decision{Policy: *env, Facts: &facts, Verdict: s.gates.DecideWithin(budget, env, facts)}
+	return d, ctx.Err() // whoever asked may have gone, and then not all gates were looked at
+}
+
+func subject(v registry.Version) gate.Subject {
+	return gate.Subject{Tag: v.Tag, Commit: v.Commit, PublishedAt: v.PublishedAt, PublishedBy: v.PublishedBy, Card: v.Card}
+}
+
+// selected is what gates look at of the evaluations of a commit.
+func (s *Service) selected(ctx context.Context, modelID string, commit registry.ObjectID, choose func(gate.Cataloged) (*gate.Selected, error)) (*gate.Selected, error) {
+	catalog, err := s.Index.Catalog(ctx, modelID, commit)
+	if err != nil {
+		return nil, err
+	}
+	return choose(gate.Cataloged{Catalog: catalog, Load: func(number uint64) (*registry.Evaluation, error) {
+		return s.Index.Evaluation(ctx, modelID, commit, number)
+	}})
 }
 
 // twin is another version of the same commit that is not usable; nil when there is none.
@@ -292,9 +362,9 @@ func (s *Service) twin(ctx context.Context, modelID string, v registry.VersionRe
 
 // incumbent is what runs in an environment; nil while nothing was ever live there. The version
 // in question is compared with what it would replace: when it is there itself, with the one
-// before it.
-func (s *Service) incumbent(ctx context.Context, modelID string, env registry.EnvironmentName, tag registry.Tag) (*gate.Incumbent, error) {
-	state, err := s.Index.Environment(ctx, modelID, env)
+// before it. Its evaluations are read as those of the version, whose facts are given, were.
+func (s *Service) incumbent(ctx context.Context, modelID string, env *registry.Environment, tag registry.Tag, of gate.Facts) (*gate.Incumbent, error) {
+	state, err := s.Index.Environment(ctx, modelID, env.Name)
 	if err != nil || state.Current == nil {
 		return nil, err
 	}
@@ -308,11 +378,13 @@ func (s *Service) incumbent(ctx context.Context, modelID string, env registry.En
 	if err != nil {
 		return nil, err
 	}
-	evaluations, err := s.Index.Evaluations(ctx, modelID, v.Version.Commit)
-	return &gate.Incumbent{
-		Subject: gate.Subject{
-			Tag: v.Version.Tag, Commit: v.Version.Commit, PublishedAt: v.Version.PublishedAt, PublishedBy: v.Version.PublishedBy, Card: v.Version.Card,
-		},
-		Evaluations: evaluations,
-	}, err
+	incumbent := &gate.Incumbent{Subject: subject(v.Version)}
+	if of.Selected == nil {
+		incumbent.Evaluations, err = s.Index.Evaluations(ctx, modelID, v.Version.Commit)
+	} else {
+		incumbent.Selected, err = s.selected(ctx, modelID, v.Version.Commit, func(c gate.Cataloged) (*gate.Selected, error) {
+			return c.SelectIncumbent(env, of.Selected, of.Now)
+		})
+	}
+	return incumbent, err
 }

@@ -339,3 +339,41 @@ func TestTwins(t *testing.T) {
 		}
 	}
 }
+
+// What was live under one name does not come back while another name of the same commit may not.
+func TestRollBackToATwin(t *testing.T) {
+	s, m := prepared(t, alone)
+	first := s.release(m, "v1.0.0")
+	s.evaluate(m, first, 0.9)
+	s.tag(m.Name, "v1.0.1", first.Version.Commit)
+	s.reconcile(m)
+	s.evaluate(m, s.release(m, "v2.0.0"), 0.9)
+	if got, want := s.history(m, staging), 3; len(got) != want {
+		t.Fatalf("history of staging = %q, want three promotions", got)
+	}
+	back := func(tag registry.Tag) error {
+		_, err := s.RollBack(t.Context(), by("ada"), m, staging, tag, "")
+		return err
+	}
+	for _, state := range []registry.VersionState{registry.Quarantined, registry.Revoked} {
+		s.state(m, "v1.0.1", state)
+		err := back(first.Version.Tag)
+		if want := "v1.0.0 stands at the same commit as v1.0.1, which is " + string(state); !errors.Is(err, registry.ErrConflict) || !strings.Contains(err.Error(), want) {
+			t.Errorf("RollBack to v1.0.0 = %v, want a conflict: %s", err, want)
+		}
+		if err := back(registry.Tag{}); !errors.Is(err, registry.ErrConflict) || !strings.Contains(err.Error(), "nothing was in staging before") {
+			t.Errorf("RollBack while v1.0.1 is %s = %v, want that there is nothing to go back to", state, err)
+		}
+		if got := s.in(m, staging); got != "v2.0.0" {
+			t.Errorf("%s is in staging after rollbacks that were refused, want v2.0.0", got)
+		}
+		if state == registry.Revoked {
+			return
+		}
+		s.state(m, "v1.0.1", registry.Published)
+		if err := back(first.Version.Tag); err != nil {
+			t.Errorf("RollBack to v1.0.0 when v1.0.1 is restored = %v, want none", err)
+		}
+		s.promote(m, staging, "v2.0.0")
+	}
+}

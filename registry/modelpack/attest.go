@@ -20,17 +20,16 @@ const (
 	envelopeMediaType  = "application/vnd.dsse.envelope.v1+json"
 	annotationPredict  = "in-toto.io/predicate-type"
 
-	// EvaluationsPredicate and LineagePredicate are the types of what is stated of a version; docs/formats.md describes them.
-	EvaluationsPredicate = "https://github.com/herdbook/herdbook/blob/main/docs/formats.md#evaluations-v1"
-	LineagePredicate     = "https://github.com/herdbook/herdbook/blob/main/docs/formats.md#lineage-v1"
-	VerdictPredicate     = "https://github.com/herdbook/herdbook/blob/main/docs/formats.md#verdict-v1"
+	// VerdictPredicate is, with [registry.EvaluationsPredicate] and [registry.LineagePredicate], a type of what is stated of a version;
+	// docs/formats.md describes them.
+	VerdictPredicate = "https://github.com/herdbook/herdbook/blob/main/docs/formats.md#verdict-v1"
 
 	// annotationEnvironment names the environment that a verdict is about.
 	annotationEnvironment = registry.AnnotationEnvironment
 )
 
-// maxStated is how many evaluations are stated: the newest.
-const maxStated = 200
+// MaxStated is how many evaluations are stated: the newest.
+const MaxStated = 200
 
 type statement struct {
 	Type          string           `json:"_type"`
@@ -91,15 +90,16 @@ type Attestation struct {
 }
 
 // AttestEvaluations states what was measured of a version.
-func AttestEvaluations(model registry.ModelName, v registry.Version, evaluations []registry.Evaluation) (Attestation, error) {
-	p := evaluationsPredicate{Model: model, Version: v.Tag, Omitted: max(0, len(evaluations)-maxStated)}
-	for _, e := range evaluations[p.Omitted:] {
+func AttestEvaluations(model registry.ModelName, v registry.Version, newest []registry.Evaluation, total int) (Attestation, error) {
+	newest = newest[max(0, len(newest)-MaxStated):]
+	p := evaluationsPredicate{Model: model, Version: v.Tag, Omitted: total - len(newest)}
+	for _, e := range newest {
 		p.Evaluations = append(p.Evaluations, statedEvaluation{
 			ID: e.ID, Dataset: e.Dataset, Metrics: e.Metrics, Samples: e.Samples, Harness: e.Harness, Evaluator: e.Evaluator,
 			SourceURL: e.SourceURL, SelfReported: e.SelfReported, RecordedBy: e.RecordedBy, RecordedAt: e.RecordedAt,
 		})
 	}
-	return attest(model, v, EvaluationsPredicate, p)
+	return attest(model, v, registry.EvaluationsPredicate, p)
 }
 
 // AttestLineage states what a version came from: the edges that begin at it.
@@ -108,7 +108,7 @@ func AttestLineage(model registry.ModelName, v registry.Version, nodes []registr
 	for i := range p.From {
 		p.From[i].State, p.From[i].RevokedAncestor = "", "" // which may change, while this does not
 	}
-	return attest(model, v, LineagePredicate, p)
+	return attest(model, v, registry.LineagePredicate, p)
 }
 
 // AttestVerdict states why a version went to an environment. The predicate is a decision as registry/gate writes it.

@@ -19,15 +19,15 @@ func TestAttest(t *testing.T) {
 	}
 	model := registry.MustModelName("acme/fraud")
 	var evaluations []registry.Evaluation
-	for i := range maxStated + 5 {
+	for i := range MaxStated + 5 {
 		evaluations = append(evaluations, registry.Evaluation{ID: fmt.Sprint("e", i), Metrics: map[string]float64{"f1": 0.5, "a": 1}})
 	}
 	for range 2 {
-		a, err := AttestEvaluations(model, version, evaluations)
+		a, err := AttestEvaluations(model, version, evaluations, len(evaluations))
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := AttestEvaluations(model, version, evaluations)
+		b, err := AttestEvaluations(model, version, evaluations, len(evaluations))
 		if err != nil || a.Manifest.Digest != b.Manifest.Digest {
 			t.Errorf("AttestEvaluations twice = %s and %s, %v; want the same", a.Manifest.Digest, b.Manifest.Digest, err)
 		}
@@ -40,8 +40,8 @@ func TestAttest(t *testing.T) {
 			t.Fatal(err)
 		}
 		stated := s.Predicate.Evaluations
-		if len(stated) != maxStated || s.Predicate.Omitted != 5 || stated[0].ID != "e5" || stated[len(stated)-1].ID != fmt.Sprint("e", maxStated+4) {
-			t.Errorf("of %d evaluations %d are stated, from %s on, and %d omitted; want the newest %d", len(evaluations), len(stated), stated[0].ID, s.Predicate.Omitted, maxStated)
+		if len(stated) != MaxStated || s.Predicate.Omitted != 5 || stated[0].ID != "e5" || stated[len(stated)-1].ID != fmt.Sprint("e", MaxStated+4) {
+			t.Errorf("of %d evaluations %d are stated, from %s on, and %d omitted; want the newest %d", len(evaluations), len(stated), stated[0].ID, s.Predicate.Omitted, MaxStated)
 		}
 	}
 	nodes := []registry.Node{{ID: "version:1:v0.9.0", Kind: registry.VersionNode, State: registry.Published}}

@@ -225,7 +225,7 @@ func deleteModel(t tx, id string, g registry.Group) error {
 		bucketRefs, bucketIntents, bucketVersions, bucketCommits, bucketManifests, bucketTags,
 		bucketReferrers, bucketLayers, bucketEvaluations, bucketGates, bucketRefused, bucketEnvironments,
 		bucketHistory, bucketApprovals, bucketIDs, bucketUnmirrored, bucketLocks, bucketLockPaths, bucketAliases,
-		bucketStates, bucketWithdrawn,
+		bucketStates, bucketWithdrawn, bucketUnattested,
 	} {
 		for _, owner := range []string{id, registry.ImageRepository(id)} {
 			if err := t.deletePrefix(bucket, prefix(owner)); err != nil {
@@ -478,16 +478,27 @@ func evaluated(t tx, r registry.EvaluationRecorded, e Entry, place int) error {
 	if err := touch(t, r.ModelID, e.Group.At); err != nil {
 		return err
 	}
-	for row := range t.scan(bucketCommits, prefix(r.ModelID, string(r.Evaluation.Commit)), nil) {
-		tag, err := registry.ParseTag(parts(row.key)[2])
+	p := prefix(r.ModelID, string(r.Evaluation.Commit))
+	for row := range t.scan(bucketCommits, p, nil) {
+		if err := row.check(); err != nil {
+			return err
+		}
+		tag, err := registry.ParseTag(string(row.key[len(p):]))
 		if err != nil {
-			continue
+			return err
+		}
+		if err := unattested(t, r.ModelID, tag); err != nil {
+			return err
 		}
 		if err := addEdges(t, r.ModelID, evaluatedWith(r.ModelID, tag, r.Evaluation)); err != nil {
 			return err
 		}
 	}
-	return unmirrored(t, r.ModelID, e, place)
+	if fromMirror(e) {
+		return nil
+	}
+	// The note is made from all evaluations of the commit.
+	return t.put(bucketUnmirrored, key(r.ModelID, ordered(e.Seq), ordered(uint64(place))), unmirroredRow{At: e.Group.At, Evaluated: r.Evaluation.Commit})
 }
 
 // evaluatedWith are the edges of an evaluation of a version.
@@ -615,23 +626,30 @@ func tried(t tx, a registry.Attempt) error {
 
 // unmirroredRow is a record that has to be written into the model's own repository.
 type unmirroredRow struct {
-	At     time.Time              `json:"at"`
-	Record registry.EncodedRecord `json:"record"`
+	At        time.Time              `json:"at"`
+	Record    registry.EncodedRecord `json:"record,omitzero"`
+	Evaluated registry.ObjectID      `json:"evaluated,omitempty"` // commit of an evaluation, in place of its record
 }
 
 // unmirrored keeps a record until it stands in the model's own repository.
 func unmirrored(t tx, modelID string, e Entry, place int) error {
-	if _, imported := e.Group.Records[0].(registry.ModelImported); imported {
-		return nil // it came from there
+	if fromMirror(e) {
+		return nil
 	}
 	if place < len(e.Encoded) {
-		return t.put(bucketUnmirrored, key(modelID, ordered(e.Seq), ordered(uint64(place))), unmirroredRow{e.Group.At, e.Encoded[place]})
+		return t.put(bucketUnmirrored, key(modelID, ordered(e.Seq), ordered(uint64(place))), unmirroredRow{At: e.Group.At, Record: e.Encoded[place]})
 	}
 	encoded, err := registry.EncodeRecord(e.Group.Records[place])
 	if err != nil {
 		return err
 	}
-	return t.put(bucketUnmirrored, key(modelID, ordered(e.Seq), ordered(uint64(place))), unmirroredRow{e.Group.At, encoded})
+	return t.put(bucketUnmirrored, key(modelID, ordered(e.Seq), ordered(uint64(place))), unmirroredRow{At: e.Group.At, Record: encoded})
+}
+
+// fromMirror reports whether the records of a group come from the model's own repository.
+func fromMirror(e Entry) bool {
+	_, imported := e.Group.Records[0].(registry.ModelImported)
+	return imported
 }
 
 // reference is where the thing with an id is kept.

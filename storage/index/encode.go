@@ -91,7 +91,11 @@ func (u unmirroredRow) appendJSON(dst []byte) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	dst = append(append(append(dst, `{"at":`...), at...), `,"record":{"type":`...)
+	dst = append(append(dst, `{"at":`...), at...)
+	if u.Evaluated != "" {
+		return append(appendString(append(dst, `,"evaluated":`...), string(u.Evaluated)), '}'), nil
+	}
+	dst = append(dst, `,"record":{"type":`...)
 	dst = append(appendString(dst, u.Record.Type), `,"data":`...)
 	return append(append(dst, u.Record.Data...), "}}"...), nil
 }

@@ -54,6 +54,7 @@ func TestRowsFromText(t *testing.T) {
 		"version":    {index.VersionText(row, of[1]), row},
 		"manifest":   {of[0], r.Manifest},
 		"event":      {index.EventText(numbered, entry.Encoded[1].Fields("event")[0]), numbered},
+		"evaluated":  {index.EvaluatedText(at, "c0ffee"), map[string]any{"at": at, "evaluated": "c0ffee"}},
 		"unmirrored": {index.UnmirroredText(at, entry.Encoded[0]), map[string]any{"at": at, "record": entry.Encoded[0]}},
 
 		"version without text": {index.VersionText(row, nil), row},

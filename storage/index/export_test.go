@@ -19,7 +19,13 @@ func VersionText(row registry.VersionRecord, text json.RawMessage) any { return 
 
 func EventText(event registry.Event, text json.RawMessage) any { return eventText{event, text} }
 
-func UnmirroredText(at time.Time, r registry.EncodedRecord) any { return unmirroredRow{at, r} }
+func UnmirroredText(at time.Time, r registry.EncodedRecord) any {
+	return unmirroredRow{At: at, Record: r}
+}
+
+func EvaluatedText(at time.Time, commit registry.ObjectID) any {
+	return unmirroredRow{At: at, Evaluated: commit}
+}
 
 // Sorted gives the keys in the order in which a transaction puts them.
 func Sorted(keys [][]byte) [][]byte {

@@ -56,6 +56,7 @@ const (
 	bucketRepoNames    = "repo_names"   // name of a repository -> its id
 	bucketLayers       = "layers"       // model id, digest -> registry.ImageLayer
 	bucketEvaluations  = "evaluations"  // model id, commit, number -> registry.Evaluation
+	bucketUnattested   = "unattested"   // model id, tag of a version whose statement lacks an evaluation -> nothing
 	bucketPolicies     = "policies"     // model id -> registry.PolicyState
 	bucketGates        = "gates"        // model id, tag, environment -> registry.Verdict, as last announced
 	bucketRefused      = "refused"      // model id, number -> registry.Refusal
@@ -86,7 +87,7 @@ const (
 
 var buckets = []string{
 	bucketMeta, bucketModels, bucketNames, bucketTombstones, bucketRefs, bucketIntents, bucketBlobs, bucketOwners, bucketUsage, bucketVersions,
-	bucketCommits, bucketManifests, bucketTags, bucketReferrers, bucketLayers, bucketEvaluations, bucketPolicies,
+	bucketCommits, bucketManifests, bucketTags, bucketReferrers, bucketLayers, bucketEvaluations, bucketUnattested, bucketPolicies,
 	bucketGates, bucketRefused, bucketEnvironments, bucketHistory, bucketApprovals, bucketOut, bucketIn, bucketEvents,
 	bucketEventIDs, bucketOutbox, bucketDeliveries, bucketSent, bucketTokens, bucketTokenIDs, bucketIDs, bucketSignatures, bucketUnmirrored,
 	bucketLocks, bucketLockPaths, bucketAliases, bucketRepositories, bucketRepoNames, bucketStates, bucketWithdrawn,
@@ -107,6 +108,8 @@ type DB struct {
 	room    *reserve
 
 	mergeBytes int // tests make it less
+
+	catalogs catalogs
 }
 
 // Open opens the index at path, or makes an empty one. A file that cannot be read, or is of

@@ -656,17 +656,20 @@ func TestUnmirrored(t *testing.T) {
 	b.add(registry.ModelImported{ModelID: m.ID}, evaluation(m, "v1.0.0", "e3")) // came from the repository
 	places := func(marks []registry.Mark) (list []string) {
 		for _, mark := range marks {
-			list = append(list, fmt.Sprintf("%s %d.%d %s", mark.ModelID, mark.Seq, mark.Place, mark.Record.Type))
+			list = append(list, fmt.Sprintf("%s %d.%d %s", mark.ModelID, mark.Seq, mark.Place, mark.Record.Type+string(mark.Evaluated)))
 		}
 		return list
 	}
-	want := []string{"id-acme-fraud 2.0 version_published", "id-acme-fraud 3.1 evaluation_recorded", "id-acme-fraud 3.2 evaluation_recorded"}
+	want := []string{"id-acme-fraud 2.0 version_published", "id-acme-fraud 3.1 " + string(commitOf("v1.0.0")), "id-acme-fraud 3.2 " + string(commitOf("v1.0.0"))}
 	marks := must[[]registry.Mark](t)(b.Unmirrored(t.Context(), 10))
 	if diff := cmp.Diff(want, places(marks)); diff != "" {
 		t.Errorf("Unmirrored (-want +got):\n%s", diff)
 	}
 	if got := places(must[[]registry.Mark](t)(b.Unmirrored(t.Context(), 2))); !slices.Equal(got, want[:2]) {
 		t.Errorf("Unmirrored(2) = %v, want %v", got, want[:2])
+	}
+	if got := places(must[[]registry.Mark](t)(b.UnmirroredAfter(t.Context(), marks[1], 10))); !slices.Equal(got, want[2:]) {
+		t.Errorf("UnmirroredAfter the second = %v, want %v", got, want[2:])
 	}
 	if got, want := marks[1].At, begin.Add(3*time.Minute); !got.Equal(want) {
 		t.Errorf("the time of a mark = %v, want that of its group, %v", got, want)

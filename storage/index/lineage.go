@@ -115,12 +115,13 @@ type visit struct {
 const noParent = -1
 
 func (db *DB) walk(ctx context.Context, id access.Identity, fn func(*walker) error) error {
+	// Before the view: a view that waits for the graph could keep a change waiting that has to move the file.
+	g, done, err := db.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	return db.view(ctx, func(t tx) error {
-		g, done, err := db.hold(ctx)
-		if err != nil {
-			return err
-		}
-		defer done()
 		w := &walker{tx: t, ctx: ctx, lines: g, id: id, readable: make([]int8, len(g.models)), models: map[uint32]registry.Model{}, marks: g.newMarks(), at: -1}
 		w.look(nil)
 		defer func() { g.scratch.Put(w.marks) }()

@@ -13,6 +13,11 @@ type memos struct {
 	tokens       memo[registry.Token]
 	manifests    memo[registry.StoredManifest]
 	repositories memo[registry.Repository]
+	evaluations  memo[registry.Evaluation]
+	versions     memo[registry.VersionRecord]
+	policies     memo[registry.PolicyState]
+	environments memo[registry.EnvironmentState]
+	gates        memo[registry.Verdict]
 }
 
 const (
@@ -21,6 +26,9 @@ const (
 	maxMemo      = 2000
 	maxModels    = 32_000
 	maxMemoBytes = 4 << 10
+	// maxKindBytes bounds all values of a kind together. Decoded they take some three times as much.
+	maxKindBytes  = 2 << 20
+	maxModelBytes = 16 << 20
 )
 
 // memo keeps decoded values. A value stands for exactly the bytes that it was decoded from, so that a change of them
@@ -28,6 +36,7 @@ const (
 type memo[V any] struct {
 	mu    sync.RWMutex
 	byKey map[string]decoded[V]
+	bytes int // of what the values were decoded from
 }
 
 type decoded[V any] struct {
@@ -35,11 +44,20 @@ type decoded[V any] struct {
 	value V
 }
 
+// recall is [tx.get] of a value that m keeps.
+func recall[V any](t tx, m *memo[V], bucket string, k []byte, v *V) (bool, error) {
+	value := t.value(bucket, k)
+	if value == nil {
+		return false, nil
+	}
+	return true, m.decode(bucket, k, value, v)
+}
+
 // decode decodes the value of k into v.
 func (m *memo[V]) decode(bucket string, k, value []byte, v *V) error {
-	most := maxMemo
+	most, mostBytes := maxMemo, maxKindBytes
 	if bucket == bucketModels {
-		most = maxModels
+		most, mostBytes = maxModels, maxModelBytes
 	}
 	m.mu.RLock()
 	known, ok := m.byKey[string(k)]
@@ -58,9 +76,10 @@ func (m *memo[V]) decode(bucket string, k, value []byte, v *V) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.byKey == nil || len(m.byKey) >= most {
-		m.byKey = map[string]decoded[V]{}
+	if m.byKey == nil || len(m.byKey) >= most || m.bytes >= mostBytes {
+		m.byKey, m.bytes = map[string]decoded[V]{}, 0
 	}
+	m.bytes += len(value) - len(m.byKey[string(k)].from)
 	m.byKey[string(k)] = decoded[V]{bytes.Clone(value), fresh}
 	return nil
 }

@@ -303,6 +303,11 @@ func declareEdges(t tx, r registry.EdgesAdded) error {
 		if err != nil {
 			return err
 		}
+		if modelID, tag, ok := registry.ParseVersionNodeID(e.From); ok && modelID == r.ModelID {
+			if err := unattested(t, modelID, tag); err != nil {
+				return err
+			}
+		}
 		l, _ := labelOf(e)
 		k := edgeRow{from, to, owner, l}.key()[:edgeKeyLen-8]
 		if err := t.putBytes(bucketDeclared, append(owner.key(), k...), nil); err != nil {

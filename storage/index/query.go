@@ -189,12 +189,30 @@ func (db *DB) BlobSize(ctx context.Context, modelID, digest string) (int64, erro
 
 // Version is one version of a model.
 func (db *DB) Version(ctx context.Context, modelID string, tag registry.Tag) (registry.VersionRecord, error) {
-	return get1[registry.VersionRecord](ctx, db, bucketVersions, key(modelID, tag.String()), "version "+tag.String())
+	var v registry.VersionRecord
+	err := db.view(ctx, func(t tx) error {
+		found, err := recall(t, &t.memos.versions, bucketVersions, key(modelID, tag.String()), &v)
+		if err == nil && !found {
+			return fmt.Errorf("version %s: %w", tag, registry.ErrNotFound)
+		}
+		return err
+	})
+	return v, err
 }
 
 // Versions are all versions of a model, the highest precedence first.
 func (db *DB) Versions(ctx context.Context, modelID string) ([]registry.VersionRecord, error) {
-	rows, err := getAll[registry.VersionRecord](ctx, db, bucketVersions, prefix(modelID))
+	var rows []registry.VersionRecord
+	err := db.view(ctx, func(t tx) error {
+		for r := range t.scan(bucketVersions, prefix(modelID), nil) {
+			var row registry.VersionRecord
+			if err := t.memos.versions.decode(r.bucket, r.key, r.value, &row); err != nil {
+				return err
+			}
+			rows = append(rows, row)
+		}
+		return nil
+	})
 	slices.SortFunc(rows, func(a, b registry.VersionRecord) int { return b.Version.Tag.Compare(a.Version.Tag) })
 	return rows, err
 }
@@ -209,7 +227,7 @@ func (db *DB) VersionsAt(ctx context.Context, modelID string, commit registry.Ob
 				return err
 			}
 			var row registry.VersionRecord
-			if _, err := t.get(bucketVersions, key(modelID, string(r.key[len(p):])), &row); err != nil {
+			if _, err := recall(t, &t.memos.versions, bucketVersions, key(modelID, string(r.key[len(p):])), &row); err != nil {
 				return err
 			}
 			rows = append(rows, row)
@@ -245,7 +263,7 @@ func (db *DB) EvaluationsPage(ctx context.Context, modelID string, commit regist
 func (db *DB) Policy(ctx context.Context, modelID string) (registry.PolicyState, error) {
 	var p registry.PolicyState
 	err := db.view(ctx, func(t tx) error {
-		_, err := t.get(bucketPolicies, key(modelID), &p)
+		_, err := recall(t, &t.memos.policies, bucketPolicies, key(modelID), &p)
 		return err
 	})
 	return p, err
@@ -256,7 +274,7 @@ func (db *DB) AnnouncedGate(ctx context.Context, modelID string, tag registry.Ta
 	var v registry.Verdict
 	var found bool
 	err := db.view(ctx, func(t tx) (err error) {
-		found, err = t.get(bucketGates, key(modelID, tag.String(), env.String()), &v)
+		found, err = recall(t, &t.memos.gates, bucketGates, key(modelID, tag.String(), env.String()), &v)
 		return err
 	})
 	return v, found, err
@@ -267,7 +285,7 @@ func (db *DB) AnnouncedGate(ctx context.Context, modelID string, tag registry.Ta
 func (db *DB) Environment(ctx context.Context, modelID string, env registry.EnvironmentName) (registry.EnvironmentState, error) {
 	s := registry.EnvironmentState{Name: env}
 	err := db.view(ctx, func(t tx) error {
-		_, err := t.get(bucketEnvironments, key(modelID, env.String()), &s)
+		_, err := recall(t, &t.memos.environments, bucketEnvironments, key(modelID, env.String()), &s)
 		return err
 	})
 	return s, err
@@ -572,9 +590,18 @@ func (db *DB) Counts(ctx context.Context) (registry.Counts, error) {
 // Unmirrored are records that were not written into their model's repository yet, in order,
 // at most limit of them.
 func (db *DB) Unmirrored(ctx context.Context, limit int) ([]registry.Mark, error) {
+	return db.UnmirroredAfter(ctx, registry.Mark{}, limit)
+}
+
+// UnmirroredAfter are those that follow another one, or from the first on when that is the zero mark.
+func (db *DB) UnmirroredAfter(ctx context.Context, after registry.Mark, limit int) ([]registry.Mark, error) {
 	var marks []registry.Mark
+	var from []byte
+	if after.ModelID != "" {
+		from = key(after.ModelID, ordered(after.Seq), ordered(uint64(after.Place)))
+	}
 	err := db.view(ctx, func(t tx) error {
-		for r := range t.scan(bucketUnmirrored, nil, nil) {
+		for r := range t.scan(bucketUnmirrored, nil, from) {
 			if len(marks) == limit {
 				return nil
 			}
@@ -592,6 +619,8 @@ func (db *DB) Unmirrored(ctx context.Context, limit int) ([]registry.Mark, error
 				Place:   int(binary.BigEndian.Uint64(r.key[n-8:])),
 				At:      u.At,
 				Record:  u.Record,
+
+				Evaluated: u.Evaluated,
 			})
 		}
 		return nil

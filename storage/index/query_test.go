@@ -587,3 +587,55 @@ func FuzzModelsCursor(f *testing.F) {
 		}
 	})
 }
+
+// What is known of the evaluations of a commit follows each that is recorded.
+func TestCatalog(t *testing.T) {
+	b := newBook(t)
+	m, other := b.model("acme/fraud", registry.Public), b.model("acme/other", registry.Public)
+	b.add(evaluation(other, "v1.0.0", "x1"))
+	for i := 1; i <= 5; i++ {
+		id := fmt.Sprint("e", i)
+		b.add(evaluation(m, "v1.0.0", id))
+		if i%2 == 0 { // not each is looked at when it comes
+			continue
+		}
+		c := must[*registry.Catalog](t)(b.Catalog(t.Context(), m.ID, commitOf("v1.0.0")))
+		found := c.Select(nil, begin)
+		if c.Len() != i || found.Number != uint64(i) || found.Matched != i {
+			t.Errorf("catalog of %d evaluations has %d, and selects %+v, want the last", i, c.Len(), found)
+		}
+		if e, err := b.Evaluation(t.Context(), m.ID, commitOf("v1.0.0"), found.Number); err != nil || e.ID != id {
+			t.Errorf("Evaluation(%d) = %+v, %v, want %s", found.Number, e, err, id)
+		}
+		if e, err := b.Headline(t.Context(), m.ID, commitOf("v1.0.0")); err != nil || e == nil || e.ID != id {
+			t.Errorf("Headline = %+v, %v, want %s", e, err, id)
+		}
+		if n, err := b.CountEvaluations(t.Context(), m.ID, commitOf("v1.0.0")); err != nil || n != i {
+			t.Errorf("CountEvaluations = %d, %v, want %d", n, err, i)
+		}
+	}
+	newest, total, err := b.NewestEvaluations(t.Context(), m.ID, commitOf("v1.0.0"), 2)
+	if err != nil || total != 5 || len(newest) != 2 || newest[0].ID != "e4" || newest[1].ID != "e5" {
+		t.Errorf("NewestEvaluations(2) = %+v of %d, %v, want e4 and e5 of 5", newest, total, err)
+	}
+	if newest, total, err := b.NewestEvaluations(t.Context(), m.ID, commitOf("v1.0.0"), 9); err != nil || total != 5 || len(newest) != 5 {
+		t.Errorf("NewestEvaluations(9) = %d of %d, %v, want all 5", len(newest), total, err)
+	}
+	lines := must[[][]byte](t)(b.EvaluationLines(t.Context(), m.ID, commitOf("v1.0.0"), 2, 2))
+	if len(lines) != 2 || !strings.Contains(string(lines[0]), `"id":"e2"`) || !strings.Contains(string(lines[1]), `"id":"e3"`) {
+		t.Errorf("EvaluationLines(2, 2) = %s, want e2 and e3", lines)
+	}
+	if e, err := b.Headline(t.Context(), m.ID, commitOf("v2.0.0")); err != nil || e != nil {
+		t.Errorf("Headline of what was not evaluated = %+v, %v, want none", e, err)
+	}
+	if _, err := b.Evaluation(t.Context(), m.ID, commitOf("v1.0.0"), 6); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("Evaluation(6) of 5 = %v, want %v", err, registry.ErrNotFound)
+	}
+	b.add(registry.ModelDeleted{ModelID: m.ID})
+	if n, err := b.CountEvaluations(t.Context(), m.ID, commitOf("v1.0.0")); err != nil || n != 0 {
+		t.Errorf("CountEvaluations of a deleted model = %d, %v, want 0", n, err)
+	}
+	if n, err := b.CountEvaluations(t.Context(), other.ID, commitOf("v1.0.0")); err != nil || n != 1 {
+		t.Errorf("CountEvaluations of another model = %d, %v, want 1", n, err)
+	}
+}

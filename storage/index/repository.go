@@ -219,6 +219,11 @@ func attested(t tx, r registry.VersionAttested) error {
 		}
 	}
 	for _, m := range r.Manifests {
+		if kind := m.Annotations[predicateType]; kind == registry.EvaluationsPredicate || kind == registry.LineagePredicate {
+			if err := t.delete(bucketUnattested, key(r.ModelID, r.Tag.String())); err != nil {
+				return err
+			}
+		}
 		p := prefix(r.ModelID, m.Subject.String())
 		var old []digest.Digest
 		for row := range t.scan(bucketReferrers, p, nil) {
