@@ -52,6 +52,7 @@ type tx struct {
 	memos  *memos
 	counts *registry.Counts // while groups are applied
 	grown  *growth          // what they add to the lineage
+	found  *findings        // what they change of what is searched
 }
 
 func (t tx) put(bucket string, k []byte, v any) error {
