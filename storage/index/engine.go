@@ -81,6 +81,28 @@ func (t tx) bytes(bucket string, k []byte) ([]byte, error) {
 	return value[sum:], nil
 }
 
+// reader reads many values of one bucket, with less effort than one by one.
+type reader struct {
+	bucket string
+	cursor *bolt.Cursor
+}
+
+func (t tx) reader(bucket string) reader {
+	return reader{bucket, t.bolt.Bucket([]byte(bucket)).Cursor()}
+}
+
+// bytes is what [tx.bytes] gives.
+func (r reader) bytes(k []byte) ([]byte, error) {
+	found, value := r.cursor.Seek(k)
+	if !bytes.Equal(found, k) {
+		return nil, nil
+	}
+	if err := check(r.bucket, k, value); err != nil {
+		return nil, err
+	}
+	return value[sum:], nil
+}
+
 // get reads the value of k into v and reports whether there is one.
 func (t tx) get(bucket string, k []byte, v any) (bool, error) {
 	value := t.bolt.Bucket([]byte(bucket)).Get(k)

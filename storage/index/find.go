@@ -28,7 +28,7 @@ type effort struct {
 	most int
 }
 
-var defaultEffort = effort{few: 4096, most: 8192}
+var defaultEffort = effort{few: 4096, most: 4096}
 
 // Search finds models or versions that id may read, a page of them. A page can be shorter than was asked for, and even empty, while there is a cursor:
 // the query has looked at as much as it may for one page. A cursor of another order is a [registry.FieldError].
@@ -40,7 +40,7 @@ func (db *DB) Search(ctx context.Context, id access.Identity, q search.Query, at
 	defer done()
 	hits = []search.Hit{}
 	err = db.view(ctx, func(t tx) error {
-		f := &finder{tx: t, ctx: ctx, catalog: c, id: id, effort: db.effort, q: q, kind: q.Finds(), order: q.Order(), limit: at.Bound()}
+		f := &finder{tx: t, ctx: ctx, catalog: c, id: id, effort: db.effort, q: q, kind: q.Finds(), order: q.Order(), limit: at.Bound(), rows: t.reader(bucketFacts)}
 		if f.effort == (effort{}) {
 			f.effort = defaultEffort
 		}
@@ -89,8 +89,10 @@ type finder struct {
 	after   *item // the last one of the page before
 	found   []item
 	looked  int
-	last    item // that was looked at
-	stopped bool // before the end
+	last    item   // that was looked at
+	stopped bool   // before the end
+	rows    reader // of facts
+	key     []byte // of the last row that was read
 	now     facts
 }
 
@@ -231,12 +233,10 @@ func (f *finder) run() error {
 	if all, ok := f.few(); ok {
 		return f.collect(all)
 	}
-	if all, ok, err := f.fewByMetric(); err != nil || ok {
-		for i := 0; err == nil && i < len(all); i++ {
-			err = f.consider(all[i])
-		}
-		f.arrange()
+	if all, ok, err := f.fewByMetric(); err != nil {
 		return err
+	} else if ok {
+		return f.considerAll(all)
 	}
 	if f.order.Field == search.ByName {
 		return f.alongNames()
@@ -280,13 +280,20 @@ func (f *finder) each(e *entry, fn func(item) error) error {
 		}
 	}
 	i := item{entry: e, tag: tag}
-	var err error
-	if tag != "" {
-		if i.row, err = f.bytes(bucketFacts, factsKey(e.number, tag)); err != nil || i.row == nil {
-			return err
-		}
+	if tag == "" {
+		return fn(i)
+	}
+	if found, err := f.read(&i); err != nil || !found {
+		return err
 	}
 	return fn(i)
+}
+
+// read brings the row of an item, if there still is one.
+func (f *finder) read(i *item) (found bool, err error) {
+	f.key = append(binary.BigEndian.AppendUint32(f.key[:0], i.number), i.tag...)
+	i.row, err = f.rows.bytes(f.key)
+	return i.row != nil, err
 }
 
 // consider keeps what passes.
@@ -461,14 +468,13 @@ func (f *finder) byDigest(t search.Term) error {
 		if !slices.ContainsFunc([]digest.Digest{v.Version.Artifact.Digest, v.Image.Digest}, func(d digest.Digest) bool { return strings.HasPrefix(string(d), t.Text) }) {
 			continue
 		}
-		row, err := f.bytes(bucketFacts, factsKey(e.number, tag))
-		if err != nil {
+		i := item{entry: e, tag: tag}
+		if found, err := f.read(&i); err != nil {
 			return err
-		}
-		if row == nil {
+		} else if !found {
 			continue
 		}
-		if err := f.consider(item{entry: e, tag: tag, row: row}); err != nil {
+		if err := f.consider(i); err != nil {
 			return err
 		}
 	}
@@ -567,8 +573,8 @@ type placed struct {
 	tag      []byte
 }
 
-// rows are those of an order within a span, behind a place when that is given.
-func (f *finder) rows(what string, s span, reverse bool, behind *item) iter.Seq2[placed, error] {
+// along are the rows of an order within a span, behind a place when that is given.
+func (f *finder) along(what string, s span, reverse bool, behind *item) iter.Seq2[placed, error] {
 	p := append([]byte(what), 0)
 	return func(yield func(placed, error) bool) {
 		var rows iter.Seq[row]
@@ -615,13 +621,13 @@ func (f *finder) rows(what string, s span, reverse bool, behind *item) iter.Seq2
 // ordered are the rows of the order that was asked for, where that is also what is self-reported.
 func (f *finder) ordered(field search.SortField, metric string, s span, reverse bool, behind *item) iter.Seq2[placed, error] {
 	if field == search.ByPublished {
-		return f.rows(orderPublished, s, reverse, behind)
+		return f.along(orderPublished, s, reverse, behind)
 	}
-	own := f.rows(orderMetric+metric, s, reverse, behind)
+	own := f.along(orderMetric+metric, s, reverse, behind)
 	if !f.q.Reported {
 		return own
 	}
-	return merge(own, f.rows(orderReported+metric, s, reverse, behind), reverse)
+	return merge(own, f.along(orderReported+metric, s, reverse, behind), reverse)
 }
 
 // merge joins two orders.
@@ -654,16 +660,20 @@ func merge(a, b iter.Seq2[placed, error], reverse bool) iter.Seq2[placed, error]
 	}
 }
 
-// itemAt is the version, or the model, that a row of an order is about; false for one that the query does not look for.
-func (f *finder) itemAt(at placed) (item, bool, error) {
+// ours is the model that a row of an order is about, or nil when the query does not look for it.
+func (f *finder) ours(at placed) *entry {
 	e := f.catalog.number(at.model)
 	if !f.candidate(e) || f.kind == search.Models && string(at.tag) != e.latest {
-		return item{}, false, nil
+		return nil
 	}
+	return e
+}
+
+// itemAt is what a row of an order is about, if that is still there.
+func (f *finder) itemAt(e *entry, at placed) (item, bool, error) {
 	i := item{entry: e, tag: string(at.tag), inverted: at.inverted, serial: at.serial}
-	var err error
-	i.row, err = f.bytes(bucketFacts, factsKey(at.model, i.tag))
-	return i, err == nil && i.row != nil, err
+	found, err := f.read(&i)
+	return i, found, err
 }
 
 // alongOrder walks an order that the file keeps.
@@ -677,14 +687,18 @@ func (f *finder) alongOrder() error {
 		if err != nil {
 			return err
 		}
-		i, ok, err := f.itemAt(at)
-		if err != nil {
-			return err
-		}
-		if !ok {
+		e := f.ours(at)
+		if e == nil {
 			if skipped++; skipped%4096 == 0 && f.ctx.Err() != nil {
 				return f.ctx.Err()
 			}
+			continue
+		}
+		i, found, err := f.itemAt(e, at)
+		if err != nil {
+			return err
+		}
+		if !found {
 			continue
 		}
 		if more, err := f.look(i); err != nil || !more {
@@ -696,7 +710,7 @@ func (f *finder) alongOrder() error {
 
 // fewByMetric are the versions of candidates that have a metric in the span that the query names, if that is few. It is of use where the query is ordered
 // by something else.
-func (f *finder) fewByMetric() (all []item, ok bool, err error) {
+func (f *finder) fewByMetric() (all []placed, ok bool, err error) {
 	for _, t := range f.q.Terms {
 		if t.Field != search.Metric || t.Not || f.order.Field == search.ByMetric && f.order.Metric == t.Text {
 			continue
@@ -706,23 +720,37 @@ func (f *finder) fewByMetric() (all []item, ok bool, err error) {
 			if err != nil {
 				return nil, false, err
 			}
-			i, is, err := f.itemAt(at)
-			if err != nil {
-				return nil, false, err
-			}
-			if !is {
+			if f.ours(at) == nil {
 				continue
 			}
-			if ok = len(all) < f.effort.few; !ok {
+			if ok = len(all) < max(1, f.effort.few/4); !ok { // they lie apart, and an order may come to an end sooner
 				break
 			}
-			all = append(all, i)
+			all = append(all, at)
 		}
 		if ok {
 			return all, true, nil
 		}
 	}
 	return nil, false, nil
+}
+
+// considerAll looks at what rows of an order are about.
+func (f *finder) considerAll(all []placed) error {
+	for _, at := range all {
+		i, found, err := f.itemAt(f.catalog.number(at.model), at)
+		if err != nil {
+			return err
+		}
+		if !found {
+			continue
+		}
+		if err := f.consider(i); err != nil {
+			return err
+		}
+	}
+	f.arrange()
+	return nil
 }
 
 // wholeModel stands in a cursor by name for all versions of a model.
@@ -766,14 +794,12 @@ func (f *finder) from(cursor string) error {
 		i.whole = true
 		return nil
 	}
-	row, err := f.bytes(bucketFacts, factsKey(i.number, i.tag))
-	if err != nil {
+	if found, err := f.read(&i); err != nil {
 		return err
-	}
-	if row == nil {
+	} else if !found {
 		return bad
 	}
-	if err := f.now.decode(row); err != nil {
+	if err := f.now.decode(i.row); err != nil {
 		return err
 	}
 	i.serial = f.now.serial
