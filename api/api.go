@@ -24,6 +24,7 @@ import (
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
 	"github.com/herdbook/herdbook/registry/lifecycle"
+	"github.com/herdbook/herdbook/registry/search"
 )
 
 // Index answers queries.
@@ -42,6 +43,7 @@ type modelQueries interface {
 	Refs(ctx context.Context, modelID string) (map[string]registry.AnnouncedRef, error)
 	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
 	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
+	Search(ctx context.Context, id access.Identity, q search.Query, at registry.Page) ([]search.Hit, string, error)
 }
 
 type versionQueries interface {
@@ -197,6 +199,7 @@ func (s *Server) routes() {
 	v1.Match(read, "/usage", s.getUsage)
 	v1.Match(read, "/models", s.listModels)
 	v1.POST("/models", s.createModel)
+	v1.Match(read, "/search", s.search)
 	v1.Match(read, "/events", s.listEvents)
 	v1.Match(read, "/deliveries", s.listDeliveries)
 	v1.POST("/deliveries/:sink/:event/redeliver", s.redeliver)

@@ -27,6 +27,7 @@ import (
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/search"
 )
 
 // Index answers queries.
@@ -44,6 +45,7 @@ type modelQueries interface {
 	BlobSize(ctx context.Context, modelID, digest string) (int64, error)
 	Usage(ctx context.Context, modelID string) (registry.Usage, error)
 	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
+	Search(ctx context.Context, id access.Identity, q search.Query, at registry.Page) ([]search.Hit, string, error)
 }
 
 type versionQueries interface {
@@ -107,7 +109,7 @@ var assetFiles embed.FS
 // New makes the pages.
 func New(c Config) (*Pages, error) {
 	p := &Pages{Config: c, templates: map[string]*template.Template{}, markdown: newMarkdown()}
-	for _, name := range []string{"index", "model", "version", "compare", "error"} {
+	for _, name := range []string{"index", "search", "model", "version", "compare", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("template %s: %w", name, err)
@@ -129,6 +131,7 @@ func New(c Config) (*Pages, error) {
 func (p *Pages) Register(e *echo.Echo) {
 	for path, handler := range map[string]echo.HandlerFunc{
 		"/":                        p.index,
+		searchPath:                 p.search,
 		"/login":                   p.logIn,
 		"/favicon.ico":             p.icon.serve,
 		p.stylesheet.path:          p.stylesheet.serve,
@@ -177,6 +180,7 @@ type page struct {
 	Icon       string
 	Version    string
 	SignedInAs string // empty for an anonymous caller
+	Query      string // that was asked, on the page that answers it
 	Data       any
 }
 
@@ -194,6 +198,9 @@ func (p *Pages) show(c echo.Context, status int, name, title string, data any) e
 	view := page{Title: title, Stylesheet: p.stylesheet.path, Icon: p.icon.path, Version: p.Version, Data: data}
 	if id := p.Identity(c); id.Authenticated() {
 		view.SignedInAs = id.Name
+	}
+	if c.Path() == searchPath {
+		view.Query = c.QueryParam("q")
 	}
 	// Into memory first: an error in a template must not leave half a page. Pages are bounded.
 	var out bytes.Buffer

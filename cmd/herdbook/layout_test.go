@@ -40,7 +40,7 @@ var imports = map[string][]string{
 	"storage/gitrepo/hook":                 {},
 	"storage/internal/durable":             {},
 	"storage/internal/durable/durabletest": {"storage/internal/durable"},
-	"api":                                  {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door", "docs/schemas"},
+	"api":                                  {"registry", "registry/access", "registry/lifecycle", "registry/problem", "registry/search", "api/internal/auth", "api/internal/door", "docs/schemas"},
 	"api/githttp":                          {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/door"},
 	"api/lfs":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth", "api/internal/door"},
 	"api/ssh":                              {"registry", "registry/access", "registry/lifecycle", "registry/problem", "api/internal/auth"},
@@ -55,11 +55,11 @@ var imports = map[string][]string{
 	"hooks":              {"registry"},
 	"hooks/webhook":      {"registry"},
 	"hooks/ocipush":      {"registry"},
-	"web":                {"registry", "registry/access", "registry/card"},
+	"web":                {"registry", "registry/access", "registry/card", "registry/search"},
 	"cmd/herdbook-hook":  {"storage/gitrepo/hook"},
 	"cmd/herdbook-bench": {},
 	"cmd/herdbook": {
-		"registry", "registry/access", "registry/card", "registry/gate", "registry/lifecycle", "registry/modelpack", "registry/results", "storage", "storage/blob", "storage/gitrepo",
+		"registry", "registry/access", "registry/card", "registry/gate", "registry/lifecycle", "registry/modelpack", "registry/results", "registry/search", "storage", "storage/blob", "storage/gitrepo",
 		"storage/gitrepo/hook", "api", "api/githttp", "api/lfs", "api/oci", "api/ssh", "api/client", "hooks", "hooks/ocipush", "hooks/webhook", "web",
 	},
 }
