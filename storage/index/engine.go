@@ -25,10 +25,22 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // a flipped bit would be read as data.
 const sum = 4
 
+// bucketSums are the checksums of the names of the buckets, with which those of all their rows begin.
+var bucketSums = func() map[string]uint32 {
+	sums := map[string]uint32{}
+	for _, name := range buckets {
+		sums[name] = crc32.Checksum([]byte(name), castagnoli)
+	}
+	return sums
+}()
+
 // checksum is over all that makes a row, so that neither a key that changed nor a value that came
 // to another key passes.
 func checksum(bucket string, k, data []byte) uint32 {
-	c := crc32.Checksum([]byte(bucket), castagnoli)
+	c, ok := bucketSums[bucket]
+	if !ok {
+		c = crc32.Checksum([]byte(bucket), castagnoli)
+	}
 	return crc32.Update(crc32.Update(c, castagnoli, k), castagnoli, data)
 }
 

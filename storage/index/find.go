@@ -94,6 +94,7 @@ type finder struct {
 	rows    reader // of facts
 	key     []byte // of the last row that was read
 	now     facts
+	texts   map[string]string // one copy of what many hits have
 }
 
 // item is a version, or the model that it is the latest of.
@@ -104,6 +105,7 @@ type item struct {
 	serial   uint32
 	whole    bool   // of a cursor by name: it stands behind all versions of its model
 	row      []byte // of its facts, until the transaction ends
+	hit      *search.Hit
 }
 
 // prepare sorts the terms by what they can be decided from.
@@ -498,6 +500,13 @@ func (f *finder) look(i item) (bool, error) {
 		return false, err
 	}
 	if f.last = i; ok {
+		if len(f.found) < f.limit { // its facts are at hand
+			hit, err := f.fill(i)
+			if err != nil {
+				return false, err
+			}
+			i.hit = &hit
+		}
 		f.found = append(f.found, i)
 	}
 	return len(f.found) <= f.limit, nil
@@ -808,15 +817,38 @@ func (f *finder) from(cursor string) error {
 
 // show is an item as the caller sees it.
 func (f *finder) show(i item) (search.Hit, error) {
+	if i.hit != nil {
+		return *i.hit, nil
+	}
+	if i.tag != "" {
+		if err := f.now.decode(i.row); err != nil {
+			return search.Hit{}, err
+		}
+	}
+	return f.fill(i)
+}
+
+// text is a string of b, of which there is one copy.
+func (f *finder) text(b []byte) string {
+	if s, ok := f.texts[string(b)]; ok {
+		return s
+	}
+	if f.texts == nil {
+		f.texts = map[string]string{}
+	}
+	s := string(b)
+	f.texts[s] = s
+	return s
+}
+
+// fill makes a hit of an item whose facts were just read.
+func (f *finder) fill(i item) (search.Hit, error) {
 	h := search.Hit{Kind: f.kind, Model: i.model.Name}
 	if f.kind == search.Models {
 		h.Description = i.model.Description
 	}
 	if i.tag == "" {
 		return h, nil
-	}
-	if err := f.now.decode(i.row); err != nil {
-		return h, err
 	}
 	tag, err := registry.ParseTag(i.tag)
 	if err != nil {
@@ -826,13 +858,13 @@ func (f *finder) show(i item) (search.Hit, error) {
 		h.Tag, h.Latest = registry.Tag{}, tag
 	}
 	v := &f.now
-	h.State, h.License, h.Task = states[v.state], string(v.license), string(v.task)
-	h.PublishedAt, h.PublishedBy = time.Unix(0, v.published).UTC(), string(v.by)
+	h.State, h.License, h.Task = states[v.state], f.text(v.license), f.text(v.task)
+	h.PublishedAt, h.PublishedBy = time.Unix(0, v.published).UTC(), f.text(v.by)
 	list, self := v.metrics(f.q.Reported)
 	if h.SelfReported = self; len(list) > 0 {
 		h.Metrics = make(map[string]float64, len(list))
 		for _, m := range list {
-			h.Metrics[string(m.name)] = m.value
+			h.Metrics[f.text(m.name)] = m.value
 		}
 	}
 	for _, name := range v.environments {

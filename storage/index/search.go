@@ -286,6 +286,7 @@ func digestStart(hexDigits string) []byte {
 type findings struct {
 	models   map[string]*foundModel
 	versions map[string]*foundVersion // by key
+	digests  map[string]bool          // rows that are to be there, or gone
 	changed  []catalogChange
 }
 
@@ -439,7 +440,18 @@ func (t tx) searchPublished(modelID string, v registry.Version, before []registr
 		m.row.latest = tag
 	}
 	m.dirty = true
-	return t.putBytes(bucketDigests, digestKey(v.Artifact.Digest, m.row.number, tag), nil)
+	t.searchDigest(v.Artifact.Digest, m.row.number, tag, true)
+	return nil
+}
+
+// searchDigest takes in that a version has a digest, or has it no longer.
+func (t tx) searchDigest(d digest.Digest, model uint32, tag string, has bool) {
+	if t.found.digests == nil {
+		t.found.digests = map[string]bool{}
+	}
+	if d != "" {
+		t.found.digests[string(digestKey(d, model, tag))] = has
+	}
 }
 
 // licenseSeparator joins the licences of a card, see registry/card.
@@ -506,15 +518,9 @@ func (t tx) searchImage(modelID string, tag registry.Tag, before, now digest.Dig
 	if err != nil || m == nil {
 		return err
 	}
-	if before != "" {
-		if err := t.delete(bucketDigests, digestKey(before, m.row.number, tag.String())); err != nil {
-			return err
-		}
-	}
-	if now == "" {
-		return nil
-	}
-	return t.putBytes(bucketDigests, digestKey(now, m.row.number, tag.String()), nil)
+	t.searchDigest(before, m.row.number, tag.String(), false)
+	t.searchDigest(now, m.row.number, tag.String(), true)
+	return nil
 }
 
 // searchMoved takes in that an environment holds a version, and no longer the one before.
@@ -572,14 +578,8 @@ func (t tx) unsearch(modelID string, rows []registry.VersionRecord) error {
 		}
 	}
 	for _, row := range rows {
-		for _, d := range []digest.Digest{row.Version.Artifact.Digest, row.Image.Digest} {
-			if d == "" {
-				continue
-			}
-			if err := t.delete(bucketDigests, digestKey(d, m.row.number, row.Version.Tag.String())); err != nil {
-				return err
-			}
-		}
+		t.searchDigest(row.Version.Artifact.Digest, m.row.number, row.Version.Tag.String(), false)
+		t.searchDigest(row.Image.Digest, m.row.number, row.Version.Tag.String(), false)
 	}
 	delete(t.found.models, modelID)
 	t.found.changed = append(t.found.changed, catalogChange{id: modelID, gone: true})
@@ -597,6 +597,15 @@ func (t tx) writeFindings() error {
 			return err
 		}
 		t.found.changed = append(t.found.changed, catalogChange{id: id, row: m.row, model: m.model})
+	}
+	for _, k := range slices.Sorted(maps.Keys(t.found.digests)) {
+		change := t.delete
+		if t.found.digests[k] {
+			change = func(bucket string, k []byte) error { return t.putBytes(bucket, k, nil) }
+		}
+		if err := change(bucketDigests, []byte(k)); err != nil {
+			return err
+		}
 	}
 	orders := map[string][]byte{} // to be there, or nil to be gone
 	for _, k := range slices.Sorted(maps.Keys(t.found.versions)) {
@@ -627,7 +636,7 @@ func (t tx) writeFindings() error {
 			return err
 		}
 	}
-	t.found.models, t.found.versions = nil, nil
+	t.found.models, t.found.versions, t.found.digests = nil, nil, nil
 	return nil
 }
 
