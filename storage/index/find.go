@@ -38,7 +38,6 @@ func (db *DB) Search(ctx context.Context, id access.Identity, q search.Query, at
 		return nil, "", err
 	}
 	defer done()
-	hits = []search.Hit{}
 	err = db.view(ctx, func(t tx) error {
 		f := &finder{tx: t, ctx: ctx, catalog: c, id: id, effort: db.effort, q: q, kind: q.Finds(), order: q.Order(), limit: at.Bound(), rows: t.reader(bucketFacts)}
 		if f.effort == (effort{}) {
@@ -51,12 +50,11 @@ func (db *DB) Search(ctx context.Context, id access.Identity, q search.Query, at
 		if err := f.run(); err != nil {
 			return err
 		}
-		for _, i := range f.found[:min(len(f.found), f.limit)] {
-			hit, err := f.show(i)
-			if err != nil {
+		hits = make([]search.Hit, min(len(f.found), f.limit))
+		for n := range hits {
+			if hits[n], err = f.show(f.found[n]); err != nil {
 				return err
 			}
-			hits = append(hits, hit)
 		}
 		switch {
 		case len(f.found) > f.limit:
@@ -691,6 +689,7 @@ func (f *finder) alongOrder() error {
 	if f.order.Field == search.ByMetric {
 		s = f.spanOf(f.order.Metric)
 	}
+	f.found = make([]item, 0, f.limit+1)
 	skipped := 0
 	for at, err := range f.ordered(f.order.Field, f.order.Metric, s, f.order.Reverse, f.after) {
 		if err != nil {

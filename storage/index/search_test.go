@@ -165,57 +165,70 @@ func (l *library) step() {
 	}
 }
 
-// plainly answers a query from the records that the other questions are answered from, one after the other.
-func plainly(tb testing.TB, b *book, id access.Identity, q search.Query) []search.Hit {
+// record is a version with all that is known of it, or a model without one.
+type record struct {
+	model         registry.Model
+	row           registry.VersionRecord
+	hit, reported search.Hit // without and with what is self-reported
+	latest        bool
+	published     int // which was published first
+}
+
+// records are all that there are.
+func records(tb testing.TB, b *book) (all []record) {
 	tb.Helper()
 	ctx := context.Background()
-	type found struct {
-		search.Hit
-		published int
-	}
-	var all []found
 	published := order(tb, b)
 	for _, m := range must[[]registry.Model](tb)(b.AllModels(ctx)) {
-		if !access.CanRead(id, &m) {
-			continue
-		}
 		rows := must[[]registry.VersionRecord](tb)(b.Versions(ctx, m.ID))
-		if q.Finds() == search.Models {
-			latest, ok := registry.Latest(rows)
-			if !ok {
-				rows = []registry.VersionRecord{{}}
-			} else {
-				rows = []registry.VersionRecord{latest}
-			}
+		latest, _ := registry.Latest(rows)
+		if len(rows) == 0 {
+			all = append(all, record{model: m, hit: search.Hit{Model: m.Name}, reported: search.Hit{Model: m.Name}, latest: true})
 		}
 		for _, v := range rows {
-			h := search.Hit{Kind: q.Finds(), Model: m.Name, Tag: v.Version.Tag, State: v.State}
 			c := v.Version.Card
-			if v.ModelID != "" {
-				h.License, h.Task, h.PublishedAt, h.PublishedBy = c.License, c.Task, v.Version.PublishedAt, v.Version.PublishedBy
-				evaluations := must[[]registry.Evaluation](tb)(b.Evaluations(ctx, m.ID, v.Version.Commit))
-				if e := registry.Headline(evaluations); e != nil {
-					h.Metrics = e.Metrics
-				} else if q.Reported {
-					for i := range evaluations {
-						evaluations[i].SelfReported = !evaluations[i].SelfReported
-					}
-					if e := registry.Headline(evaluations); e != nil {
-						h.Metrics, h.SelfReported = e.Metrics, true
-					}
-				}
-			}
-			if len(h.Metrics) == 0 {
-				h.Metrics = nil
-			}
+			h := search.Hit{Model: m.Name, Tag: v.Version.Tag, State: v.State, License: c.License, Task: c.Task, PublishedAt: v.Version.PublishedAt, PublishedBy: v.Version.PublishedBy}
 			for _, s := range must[[]registry.EnvironmentState](tb)(b.Environments(ctx, m.ID)) {
-				if !v.Version.Tag.IsZero() && s.Version() == v.Version.Tag {
+				if s.Version() == v.Version.Tag {
 					h.Environments = append(h.Environments, s.Name)
 				}
 			}
-			if !slices.ContainsFunc(q.Terms, func(t search.Term) bool { return plainTerm(t, m, v, h) == t.Not }) {
-				all = append(all, found{h, published[m.ID+v.Version.Tag.String()]})
+			reported := h
+			evaluations := must[[]registry.Evaluation](tb)(b.Evaluations(ctx, m.ID, v.Version.Commit))
+			if e := registry.Headline(evaluations); e != nil {
+				h.Metrics, reported.Metrics = e.Metrics, e.Metrics
+			} else {
+				for i := range evaluations {
+					evaluations[i].SelfReported = !evaluations[i].SelfReported
+				}
+				if e := registry.Headline(evaluations); e != nil {
+					reported.Metrics, reported.SelfReported = e.Metrics, true
+				}
 			}
+			all = append(all, record{m, v, h, reported, v.Version.Tag == latest.Version.Tag, published[m.ID+v.Version.Tag.String()]})
+		}
+	}
+	return all
+}
+
+// plainly answers a query from the records that the other questions are answered from, one after the other.
+func plainly(id access.Identity, q search.Query, records []record) []search.Hit {
+	type found struct {
+		search.Hit
+		record
+	}
+	var all []found
+	for _, r := range records {
+		h := r.hit
+		if q.Reported {
+			h = r.reported
+		}
+		h.Kind = q.Finds()
+		if h.Kind == search.Models && !r.latest || h.Kind == search.Versions && h.Tag.IsZero() || !access.CanRead(id, &r.model) {
+			continue
+		}
+		if !slices.ContainsFunc(q.Terms, func(t search.Term) bool { return plainTerm(t, r.model, r.row, h) == t.Not }) {
+			all = append(all, found{h, r})
 		}
 	}
 	by := q.Order()
@@ -243,8 +256,7 @@ func plainly(tb testing.TB, b *book, id access.Identity, q search.Query) []searc
 	hits := []search.Hit{}
 	for _, f := range all {
 		if f.Kind == search.Models {
-			m := must[registry.Model](tb)(b.ModelByName(ctx, f.Model))
-			f.Description, f.Latest, f.Tag = m.Description, f.Tag, registry.Tag{}
+			f.Description, f.Latest, f.Tag = f.model.Description, f.Tag, registry.Tag{}
 		}
 		hits = append(hits, f.Hit)
 	}
@@ -331,7 +343,7 @@ var queries = []string{
 // Whatever happened and whatever is asked by whomever: the answer is that of reading everything, whichever way the query went and
 // however long the pages are, and an index that is made again has the same rows.
 func TestSearchAgreesWithTheRecords(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range uint64(3) {
 		l := newLibrary(t, seed)
 		if seed%2 == 0 {
 			l.Search(t.Context(), admin, search.Query{}, registry.Page{}) // from here on what is in memory grows
@@ -339,18 +351,18 @@ func TestSearchAgreesWithTheRecords(t *testing.T) {
 		for range 120 {
 			l.step()
 		}
-		asked := slices.Clone(queries)
-		for _, m := range l.models {
-			for _, v := range must[[]registry.VersionRecord](t)(l.Versions(t.Context(), m.ID)) {
-				asked = append(asked, "digest:"+v.Version.Artifact.Digest.String(), "digest:"+v.Version.Artifact.Digest.Encoded()[:9])
-				if v.Image.Digest != "" {
-					asked = append(asked, "digest:"+v.Image.Digest.String())
-				}
+		asked, all := slices.Clone(queries), records(t, l.book)
+		for i, r := range all {
+			if r.row.ModelID != "" && i%8 == 0 {
+				asked = append(asked, "digest:"+r.row.Version.Artifact.Digest.String(), "digest:"+r.row.Version.Artifact.Digest.Encoded()[:9])
+			}
+			if r.row.Image.Digest != "" {
+				asked = append(asked, "digest:"+r.row.Image.Digest.String())
 			}
 		}
 		for _, id := range []access.Identity{admin, reader, nobody} {
 			for _, text := range asked {
-				want := plainly(t, l.book, id, query(t, text))
+				want := plainly(id, query(t, text), all)
 				for _, how := range []struct{ few, most, limit int }{{0, 0, 0}, {0, 0, 3}, {3, 5, 2}, {1, 1, 1}, {1, 1000, 3}} {
 					l.SetEffort(how.few, how.most)
 					if diff := gocmp.Diff(want, searched(t, l.book, id, text, how.limit), sameNames...); diff != "" {
