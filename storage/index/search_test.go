@@ -140,7 +140,7 @@ func (l *library) step() {
 		if l.rnd.IntN(12) == 0 {
 			e.Evaluation.Commit = commitOf(fmt.Sprintf("v%d.%d.0", l.rnd.IntN(3), len(versions))) // what comes next, perhaps
 		}
-		e.Evaluation.Dataset = registry.Dataset{Name: "calls", Slice: l.pick("", "", "night")}
+		e.Evaluation.Dataset = registry.Dataset{Name: "calls", Slice: l.pick("", "night", "night")}
 		e.Evaluation.Metrics = map[string]float64{}
 		for _, name := range metricNames {
 			if l.rnd.IntN(4) > 0 {
@@ -337,7 +337,7 @@ var queries = []string{
 	"by:bob", "by:b*", "published>2026-03-04T15:00:00Z", "published<2026-03-05 sort:-published", "metric:f1", "-metric:f1", "f1>0", "f1>=0.25 loss<0", "f1=0.5", "f1<=0 sort:f1", "f1>0 sort:-f1", "-f1>0 sort:f1",
 	"sort:f1", "sort:-f1", "sort:loss reported:true", "sort:-loss reported:true", "f1>0 sort:loss reported:true", "metric:loss reported:true", "kind:model sort:f1", "kind:model sort:-f1 license:mit",
 	"kind:version sort:name", "kind:version sort:-name", "kind:model sort:-name", "sort:name f1>0", "sort:-name f1>0 state:published", "kind:model f1>0", "kind:model sort:-published", "sort:f1 env:staging",
-	"f1>0 env:production base:acme/bert", "f1=0.75 sort:published", "loss=-0.75 sort:name", "sort:unknown", "license:none", "model:acme/none",
+	"f1>=0.25 sort:f1", "f1>=0.75 sort:-f1", "f1<=0.25 sort:f1", "f1=0.25 sort:-f1", "f1>=0.75 f1<0.75 sort:f1", "f1>=0.75 sort:published", "f1>0 env:production base:acme/bert", "f1=0.75 sort:published", "loss=-0.75 sort:name", "sort:unknown", "license:none", "model:acme/none",
 }
 
 // Whatever happened and whatever is asked by whomever: the answer is that of reading everything, whichever way the query went and
@@ -363,7 +363,7 @@ func TestSearchAgreesWithTheRecords(t *testing.T) {
 		for _, id := range []access.Identity{admin, reader, nobody} {
 			for _, text := range asked {
 				want := plainly(id, query(t, text), all)
-				for _, how := range []struct{ few, most, limit int }{{0, 0, 0}, {0, 0, 3}, {3, 5, 2}, {1, 1, 1}, {1, 1000, 3}} {
+				for _, how := range []struct{ few, most, limit int }{{0, 0, 0}, {0, 0, 3}, {3, 5, 2}, {12, 4, 2}, {1, 1, 1}, {1, 1000, 3}} {
 					l.SetEffort(how.few, how.most)
 					if diff := gocmp.Diff(want, searched(t, l.book, id, text, how.limit), sameNames...); diff != "" {
 						t.Fatalf("history %d: what role %d finds by %q in pages of %d, with effort %d and %d (-want +got):\n%s", seed, id.Role, text, how.limit, how.few, how.most, diff)
@@ -377,6 +377,41 @@ func TestSearchAgreesWithTheRecords(t *testing.T) {
 		}
 		if diff := gocmp.Diff(dump(t, l.DB), dump(t, again.DB)); diff != "" {
 			t.Errorf("history %d: rows of groups one by one and in one transaction:\n%s", seed, diff)
+		}
+	}
+}
+
+// What speaks for a version is decided as the rest of the program does, whether its evaluations come before it or behind.
+func TestSearchedMetricsAreTheHeadline(t *testing.T) {
+	kinds := map[string]registry.Evaluation{
+		"w": {}, "s": {Dataset: registry.Dataset{Slice: "night"}}, "W": {SelfReported: true}, "S": {SelfReported: true, Dataset: registry.Dataset{Slice: "night"}},
+	}
+	for _, sequence := range []string{"w", "s", "ww", "ws", "sw", "ss", "sws", "wW", "Ww", "W", "WS", "SS", "sW", "Ss", "SWS"} {
+		for published := range len(sequence) + 1 {
+			b := newBook(t)
+			m := b.model("acme/fraud", registry.Public)
+			var evaluations []registry.Evaluation
+			for i, kind := range strings.Split(sequence+".", "") {
+				if i == published {
+					b.publish(m, "v1.0.0")
+				}
+				if kind == "." {
+					break
+				}
+				e := evaluation(m, "v1.0.0", fmt.Sprintf("e%d", i))
+				e.Evaluation.SelfReported, e.Evaluation.Dataset = kinds[kind].SelfReported, kinds[kind].Dataset
+				e.Evaluation.Metrics = map[string]float64{"f1": float64(i)}
+				b.add(e)
+				evaluations = append(evaluations, e.Evaluation)
+			}
+			var want map[string]float64
+			if e := registry.Headline(evaluations); e != nil {
+				want = e.Metrics
+			}
+			got := searched(t, b, reader, "kind:version", 0)
+			if len(got) != 1 || !maps.Equal(got[0].Metrics, want) {
+				t.Errorf("after the evaluations %s and the version at place %d it has %+v, want the metrics %v", sequence, published, got, want)
+			}
 		}
 	}
 }
@@ -412,6 +447,9 @@ func TestDeletedModelIsNotSearched(t *testing.T) {
 func TestSearchOfManyFacts(t *testing.T) {
 	b := newBook(t)
 	m, other := b.model("acme/polyglot", registry.Public), b.model("acme/other", registry.Public)
+	for i := range 5 {
+		b.model(fmt.Sprintf("acme/silent%d", i), registry.Public)
+	}
 	v := version(m, "v1.0.0")
 	for i := range 1500 {
 		v.Version.Card.Languages = append(v.Version.Card.Languages, fmt.Sprintf("l%d", i))
