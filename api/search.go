@@ -40,10 +40,11 @@ func (s *Server) search(c echo.Context) error {
 	}
 	items := make([]Found, len(hits))
 	for i, h := range hits {
-		items[i] = Found{h, s.page(h.Model.String())}
+		parts := []string{h.Model.String()}
 		if h.Kind == search.Versions {
-			items[i].URL = s.page(h.Model.String(), "versions", h.Tag.String())
+			parts = append(parts, "versions", h.Tag.String())
 		}
+		items[i] = Found{h, s.page(parts...)}
 	}
 	return answerList(c, items, next)
 }

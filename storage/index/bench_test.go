@@ -219,7 +219,7 @@ func shelves(b *testing.B, versions int) *book {
 }
 
 // shelfVersions is the size of the index that is searched.
-const shelfVersions = 20_000
+const shelfVersions = 100_000
 
 func BenchmarkSearch(b *testing.B) {
 	k := shelves(b, shelfVersions)
