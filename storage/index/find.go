@@ -50,15 +50,15 @@ func (db *DB) Search(ctx context.Context, id access.Identity, q search.Query, at
 		if err := f.run(); err != nil {
 			return err
 		}
-		hits = make([]search.Hit, min(len(f.found), f.limit))
+		hits = make([]search.Hit, min(len(f.passed), f.limit))
 		for n := range hits {
-			if hits[n], err = f.show(f.found[n]); err != nil {
+			if hits[n], err = f.show(f.passed[n]); err != nil {
 				return err
 			}
 		}
 		switch {
-		case len(f.found) > f.limit:
-			next = f.cursor(f.found[f.limit-1])
+		case len(f.passed) > f.limit:
+			next = f.cursor(f.passed[f.limit-1])
 		case f.stopped:
 			next = f.cursor(f.last)
 		}
@@ -85,7 +85,7 @@ type finder struct {
 	known    []int8        // by number: whether the model is a candidate; 0 is not known yet
 
 	after   *item // the last one of the page before
-	found   []item
+	passed  []item
 	looked  int
 	last    item   // that was looked at
 	stopped bool   // before the end
@@ -203,10 +203,13 @@ func (f *finder) candidates() iter.Seq[*entry] {
 	}
 }
 
-// size is how many versions of a candidate the query has to look at.
+// apart is how many versions of one model are read in the time of one that is read by itself.
+const apart = 4
+
+// size is how many versions of a candidate the query has to look at, or would in the time that it takes.
 func (f *finder) size(e *entry) int {
 	if f.kind == search.Models || f.env != "" {
-		return 1
+		return apart
 	}
 	return int(min(e.versions, math.MaxInt32))
 }
@@ -302,8 +305,8 @@ func (f *finder) consider(i item) error {
 	if err != nil || !ok || f.after != nil && f.compare(i, *f.after) <= 0 {
 		return err
 	}
-	f.found = append(f.found, i)
-	if len(f.found) > 4*(f.limit+1) {
+	f.passed = append(f.passed, i)
+	if len(f.passed) > 4*(f.limit+1) {
 		f.arrange()
 	}
 	return nil
@@ -311,8 +314,8 @@ func (f *finder) consider(i item) error {
 
 // arrange brings what was found into order and drops what lies behind the page and one more.
 func (f *finder) arrange() {
-	slices.SortFunc(f.found, f.compare)
-	f.found = f.found[:min(len(f.found), f.limit+1)]
+	slices.SortFunc(f.passed, f.compare)
+	f.passed = f.passed[:min(len(f.passed), f.limit+1)]
 }
 
 // compare is the order in which items are shown.
@@ -323,8 +326,11 @@ func (f *finder) compare(a, b item) int {
 		c = cmp.Or(cmp.Compare(a.inverted, b.inverted), cmp.Compare(b.serial, a.serial))
 	case a.entry != b.entry:
 		c = compareNames(a.entry, b.entry)
-	case a.whole != b.whole:
-		return map[bool]int{true: 1, false: -1}[a.whole] // whichever way it goes
+	case a.whole != b.whole: // it stands behind the versions whichever way the order goes
+		if a.whole {
+			return 1
+		}
+		return -1
 	default:
 		c = compareTags(b.tag, a.tag)
 	}
@@ -498,16 +504,16 @@ func (f *finder) look(i item) (bool, error) {
 		return false, err
 	}
 	if f.last = i; ok {
-		if len(f.found) < f.limit { // its facts are at hand
+		if len(f.passed) < f.limit { // its facts are at hand
 			hit, err := f.fill(i)
 			if err != nil {
 				return false, err
 			}
 			i.hit = &hit
 		}
-		f.found = append(f.found, i)
+		f.passed = append(f.passed, i)
 	}
-	return len(f.found) <= f.limit, nil
+	return len(f.passed) <= f.limit, nil
 }
 
 // alongNames walks the models by name.
@@ -541,7 +547,7 @@ func (f *finder) alongNames() error {
 			return err
 		}
 		f.last = item{entry: e, whole: true}
-		if len(f.found) > f.limit {
+		if len(f.passed) > f.limit {
 			break
 		}
 	}
@@ -673,6 +679,9 @@ func (f *finder) ours(at placed) *entry {
 	if !f.candidate(e) || f.kind == search.Models && string(at.tag) != e.latest {
 		return nil
 	}
+	if tag, _ := e.held(f.env); f.env != "" && string(at.tag) != tag {
+		return nil
+	}
 	return e
 }
 
@@ -689,7 +698,7 @@ func (f *finder) alongOrder() error {
 	if f.order.Field == search.ByMetric {
 		s = f.spanOf(f.order.Metric)
 	}
-	f.found = make([]item, 0, f.limit+1)
+	f.passed = make([]item, 0, f.limit+1)
 	skipped := 0
 	for at, err := range f.ordered(f.order.Field, f.order.Metric, s, f.order.Reverse, f.after) {
 		if err != nil {
@@ -731,7 +740,7 @@ func (f *finder) fewByMetric() (all []placed, ok bool, err error) {
 			if f.ours(at) == nil {
 				continue
 			}
-			if ok = len(all) < max(1, f.effort.few/4); !ok { // they lie apart, and an order may come to an end sooner
+			if ok = len(all) < max(1, f.effort.few/apart); !ok {
 				break
 			}
 			all = append(all, at)
