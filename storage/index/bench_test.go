@@ -278,3 +278,31 @@ func BenchmarkSearch(b *testing.B) {
 		}
 	})
 }
+
+// Evaluations of five metrics by 64 clients for 64 models, as they come together in a batch.
+func BenchmarkApplyEvaluations(b *testing.B) {
+	k := newBook(b)
+	models := make([]registry.Model, 64)
+	for i := range models {
+		models[i] = k.model(fmt.Sprintf("acme/m%d", i), registry.Public)
+		k.publish(models[i], "v1.0.0")
+	}
+	n := 0
+	for b.Loop() {
+		batch := make([]index.Entry, len(models))
+		for i := range batch {
+			n++
+			k.seq++
+			e := evaluation(models[i], "v1.0.0", fmt.Sprintf("e%d", n))
+			e.Evaluation.Dataset.Name = "calls"
+			for m := range 5 {
+				e.Evaluation.Metrics[fmt.Sprintf("m%d", m)] = float64(n%997) / 997
+			}
+			batch[i] = index.Entry{Seq: k.seq, Group: registry.Group{At: begin, Records: []registry.Record{e}}}
+		}
+		if err := k.Apply(batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "evaluations/s")
+}
