@@ -24,6 +24,7 @@ import (
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
 	"github.com/herdbook/herdbook/registry/lifecycle"
+	"github.com/herdbook/herdbook/registry/search"
 )
 
 // Index answers queries.
@@ -46,6 +47,7 @@ type modelQueries interface {
 	LineageDiff(ctx context.Context, id access.Identity, a, b string, at registry.Page) ([]registry.Related, string, error)
 	Shared(ctx context.Context, id access.Identity, modelID string, tag registry.Tag, at registry.Page) ([]registry.SharedFile, string, error)
 	Impact(ctx context.Context, id access.Identity, of registry.Concern, at registry.Page) (registry.Impact, error)
+	Search(ctx context.Context, id access.Identity, q search.Query, at registry.Page) ([]search.Hit, string, error)
 }
 
 type versionQueries interface {
@@ -203,6 +205,7 @@ func (s *Server) routes() {
 	v1.Match(read, "/models", s.listModels)
 	v1.POST("/models", s.createModel)
 	v1.Match(read, "/impact", s.getImpact)
+	v1.Match(read, "/search", s.search)
 	v1.Match(read, "/events", s.listEvents)
 	v1.Match(read, "/deliveries", s.listDeliveries)
 	v1.POST("/deliveries/:sink/:event/redeliver", s.redeliver)

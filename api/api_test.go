@@ -57,7 +57,7 @@ func loop(s *apitest.Server, name string, visibility registry.Visibility) regist
 
 // notAboutOneModel are the routes whose answer does not depend on a model in the path.
 var notAboutOneModel = []string{
-	"/healthz", "/readyz", "/metrics", "/api/v1/whoami", "/api/v1/models", "/api/v1/events", "/api/v1/deliveries",
+	"/healthz", "/readyz", "/metrics", "/api/v1/whoami", "/api/v1/models", "/api/v1/search", "/api/v1/events", "/api/v1/deliveries",
 	"/api/v1/deliveries/:sink/:event/redeliver", "/api/v1/tokens", "/api/v1/tokens/:id", "/api/v1/usage", "/api/v1/schemas/:schema", "/v2", "/v2/", "/v2/token",
 }
 
@@ -176,7 +176,7 @@ func TestListsLeaveOut(t *testing.T) {
 	loop(s, "acme/secret", registry.Private)
 	loop(s, "acme/inner", registry.Internal)
 	loop(s, "acme/open", registry.Public)
-	for _, target := range []string{"/api/v1/models", "/api/v1/events", "/v2/_catalog", "/api/v1/models/acme/open/lineage/v1.0.0?direction=both"} {
+	for _, target := range []string{"/api/v1/models", "/api/v1/search", "/api/v1/search?q=sort:f1", "/api/v1/search?q=env:staging", "/api/v1/events", "/v2/_catalog", "/api/v1/models/acme/open/lineage/v1.0.0?direction=both"} {
 		a := s.Do("GET", target, "")
 		if a.Status != 200 || !strings.Contains(a.Body, "open") || strings.Contains(a.Body, "secret") || strings.Contains(a.Body, "inner") {
 			t.Errorf("GET %s as a stranger = %d %s, want what is public and nothing else", target, a.Status, a.Body)
@@ -241,6 +241,11 @@ func TestProblems(t *testing.T) {
 		{"an edge to itself", "POST", mainPage + "/lineage/v1.0.0", `{"edges":[{"to":"acme/fraud@v1.0.0","kind":"derived_from"}]}`, []string{authorization, bearer}, 409, "conflict", "", "itself"},
 		{"an edge without a token", "POST", mainPage + "/lineage/v1.0.0", `{"edges":[{"to":"dataset:a","kind":"used"}]}`, nil, 401, "authentication required", "", "token"},
 		{"bad after", "GET", "/api/v1/events?after=-1", "", nil, 400, "invalid request", "after", ""},
+		{"bad query", "GET", "/api/v1/search?q=f1%3Ehigh", "", nil, 400, "invalid request", "q", "at character 1: f1 is compared with a number"},
+		{"bad order", "GET", "/api/v1/search?sort=3", "", nil, 400, "invalid request", "sort", "sort by"},
+		{"two orders", "GET", "/api/v1/search?q=sort:f1&sort=loss", "", nil, 400, "invalid request", "sort", "already"},
+		{"bad limit of a search", "GET", "/api/v1/search?limit=201", "", nil, 400, "invalid request", "limit", "1 to 200"},
+		{"bad cursor of a search", "GET", "/api/v1/search?cursor=x", "", nil, 400, "invalid request", "cursor", "first page"},
 		{"no token", "POST", "/api/v1/models", `{"name":"acme/x"}`, nil, 401, "authentication required", "", "token"},
 		{"wrong token", "GET", "/api/v1/models", "", []string{"Authorization", "Bearer hb_nonsense"}, 401, "authentication required", "", "token"},
 		{"wrong scheme", "GET", "/api/v1/models", "", []string{"Authorization", "Digest x"}, 401, "authentication required", "", "token"},

@@ -21,6 +21,7 @@ import (
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/search"
 	"github.com/herdbook/herdbook/storage/blob"
 	"github.com/herdbook/herdbook/storage/index"
 	"github.com/herdbook/herdbook/storage/journal"
@@ -226,6 +227,13 @@ func questions() (list []question) {
 		add("Deliveries", role, registry.DeliveryFilter{}, registry.Page{Limit: 4})
 		add("Deliveries", role, registry.DeliveryFilter{ModelID: fraud, Hook: sinkA}, registry.Page{Limit: 2})
 		add("Deliveries", role, registry.DeliveryFilter{ModelID: fraud, Version: registry.MustTag("v1.0.0")}, registry.Page{})
+		for _, text := range []string{"", "kind:version", "f1>0.5 sort:f1", "env:production", "license:mit kind:version sort:name"} {
+			q, err := search.Parse(text)
+			if err != nil {
+				panic(err)
+			}
+			add("Search", role, q, registry.Page{Limit: 2})
+		}
 		for _, node := range []string{"dataset:calls-2026", "model:acme/fraud", "model:acme/fraud@v1.0.0", "run:jenkins/7", "version:m-fraud:v1.1.0-rc.1", "version:m-secret:v2.0.0", "version:m-gone:v0.1.0"} {
 			add("Lineage", role, registry.Walk{Start: node, Direction: registry.Both})
 			add("Impact", role, registry.Concern{Node: node}, page)

@@ -27,6 +27,7 @@ var functions = template.FuncMap{
 	"short":      short,
 	"values":     values,
 	"abbreviate": abbreviate,
+	"firstLine":  firstLine,
 	"join":       strings.Join,
 	"deref":      func(f *float64) float64 { return *f },
 	"query":      url.QueryEscape,
@@ -89,6 +90,19 @@ func abbreviate(s string) string {
 	const enough = 20
 	if runes := []rune(s); len(runes) > enough+1 {
 		return string(runes[:enough]) + "…"
+	}
+	return s
+}
+
+// firstLine is the beginning of a description, where there is room for little.
+func firstLine(s string) string {
+	const enough = 100
+	s, _, more := strings.Cut(s, "\n")
+	if runes := []rune(s); len(runes) > enough {
+		s, more = string(runes[:enough]), true
+	}
+	if more {
+		s += "…"
 	}
 	return s
 }

@@ -27,6 +27,7 @@ import (
 
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
+	"github.com/herdbook/herdbook/registry/search"
 )
 
 // Index answers queries.
@@ -45,6 +46,7 @@ type modelQueries interface {
 	Usage(ctx context.Context, modelID string) (registry.Usage, error)
 	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
 	Shared(ctx context.Context, id access.Identity, modelID string, tag registry.Tag, at registry.Page) ([]registry.SharedFile, string, error)
+	Search(ctx context.Context, id access.Identity, q search.Query, at registry.Page) ([]search.Hit, string, error)
 }
 
 type versionQueries interface {
@@ -113,7 +115,7 @@ var assetFiles embed.FS
 // New makes the pages.
 func New(c Config) (*Pages, error) {
 	p := &Pages{Config: c, templates: map[string]*template.Template{}, markdown: newMarkdown()}
-	for _, name := range []string{"index", "model", "version", "compare", "lineage", "error"} {
+	for _, name := range []string{"index", "search", "model", "version", "compare", "lineage", "error"} {
 		t, err := template.New("layout.html").Funcs(functions).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("template %s: %w", name, err)
@@ -135,6 +137,7 @@ func New(c Config) (*Pages, error) {
 func (p *Pages) Register(e *echo.Echo) {
 	for path, handler := range map[string]echo.HandlerFunc{
 		"/":                                p.index,
+		searchPath:                         p.search,
 		"/login":                           p.logIn,
 		"/favicon.ico":                     p.icon.serve,
 		p.stylesheet.path:                  p.stylesheet.serve,
@@ -184,6 +187,7 @@ type page struct {
 	Icon       string
 	Version    string
 	SignedInAs string // empty for an anonymous caller
+	Query      string // that was asked, on the page that answers it
 	Data       any
 }
 
@@ -201,6 +205,9 @@ func (p *Pages) show(c echo.Context, status int, name, title string, data any) e
 	view := page{Title: title, Stylesheet: p.stylesheet.path, Icon: p.icon.path, Version: p.Version, Data: data}
 	if id := p.Identity(c); id.Authenticated() {
 		view.SignedInAs = id.Name
+	}
+	if c.Path() == searchPath {
+		view.Query = c.QueryParam("q")
 	}
 	// Into memory first: an error in a template must not leave half a page. Pages are bounded.
 	var out bytes.Buffer

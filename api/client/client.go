@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/herdbook/herdbook/api"
@@ -176,6 +177,26 @@ func all[T any](ctx context.Context, c *Client, path string) ([]T, error) {
 // Models lists the models that the caller may read.
 func (c *Client) Models(ctx context.Context) ([]api.Model, error) {
 	return all[api.Model](ctx, c, "/models")
+}
+
+// Search finds models or versions, at most limit of them, and reports whether there may be more. An empty order leaves it to the query.
+func (c *Client) Search(ctx context.Context, query, order string, limit int) (found []api.Found, more bool, err error) {
+	values := url.Values{"q": {query}, "limit": {strconv.Itoa(min(limit, registry.MaxPage))}}
+	if order != "" {
+		values.Set("sort", order)
+	}
+	path := "/search?" + values.Encode()
+	for path != "" && len(found) < limit {
+		var l list[api.Found]
+		if path, err = c.call(ctx, http.MethodGet, path, nil, &l); err != nil {
+			return nil, false, err
+		}
+		found = append(found, l.Items...)
+	}
+	if len(found) > limit {
+		return found[:limit], true, nil
+	}
+	return found, path != "", nil
 }
 
 // Versions lists the versions of a model, the highest first.

@@ -95,8 +95,12 @@ func TestExamplesParse(t *testing.T) {
 			for i, f := range fields {
 				fields[i] = strings.Trim(f, "'")
 			}
-			// --help behind it: the line is parsed and not carried out.
-			if code, out, errText := runCLI(t, "", append(fields[1:], "--help")...); code != 0 || !strings.HasPrefix(out, "Usage: herdbook "+fields[1]) {
+			// --help behind its flags: the line is parsed and not carried out.
+			at := len(fields)
+			if i := slices.Index(fields, "--"); i > 0 {
+				at = i
+			}
+			if code, out, errText := runCLI(t, "", slices.Insert(fields, at, "--help")[1:]...); code != 0 || !strings.HasPrefix(out, "Usage: herdbook "+fields[1]) {
 				t.Errorf("the example %q of %s = %d, %s", m[1], name, code, errText)
 			}
 		}

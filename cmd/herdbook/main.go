@@ -65,6 +65,7 @@ func (p printable) Write(b []byte) (int, error) {
 type commands struct {
 	Serve      serveCommand      `cmd:"" help:"Run the server."`
 	Models     modelsCommand     `cmd:"" help:"List the models."`
+	Search     searchCommand     `cmd:"" help:"Find models and versions by what their cards, evaluations and environments say."`
 	Versions   versionsCommand   `cmd:"" help:"List the versions of a model, with their metrics."`
 	Show       showCommand       `cmd:"" help:"Show a version, and how to pull it."`
 	Compare    compareCommand    `cmd:"" help:"Show how two versions differ: files, card, metrics, policy and tensors."`

@@ -58,11 +58,18 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 		if err := t.put(bucketNames, key(r.Model.Name.String()), r.Model.ID); err != nil {
 			return err
 		}
-		return t.put(bucketModels, key(r.Model.ID), r.Model)
+		if err := t.put(bucketModels, key(r.Model.ID), r.Model); err != nil {
+			return err
+		}
+		return t.searchModel(r.Model.ID)
 	case registry.ModelChanged:
-		return changeModel(t, r.ModelID, func(m *registry.Model) {
+		err := changeModel(t, r.ModelID, func(m *registry.Model) {
 			m.Description, m.Visibility, m.Protected, m.UpdatedAt = r.Description, r.Visibility, r.Protected, g.At
 		})
+		if err != nil {
+			return err
+		}
+		return t.searchModel(r.ModelID)
 	case registry.DefaultBranchSet:
 		return changeModel(t, r.ModelID, func(m *registry.Model) { m.DefaultBranch = r.Branch })
 	case registry.ModelDeleted:
@@ -215,6 +222,9 @@ func deleteModel(t tx, id string, g registry.Group) error {
 	if err := deleteLineage(t, m, grave.Tags); err != nil {
 		return err
 	}
+	if err := t.unsearch(id, rows); err != nil {
+		return err
+	}
 	if err := t.put(bucketTombstones, key(m.Name.String(), id), grave); err != nil {
 		return err
 	}
@@ -291,6 +301,9 @@ func publish(t tx, r registry.VersionPublished, e Entry, place int) error {
 			return err
 		}
 	}
+	if err := t.searchPublished(r.ModelID, v, before); err != nil {
+		return err
+	}
 	named := []digest.Digest{r.Manifest.Digest, v.Config.Digest}
 	for _, f := range v.Files {
 		named = append(named, f.Digest)
@@ -337,6 +350,9 @@ func stateSet(t tx, r registry.VersionStateSet, e Entry, place int) error {
 		return err
 	}
 	if err := t.nodeState(r.ModelID, c.Version, c.State); err != nil {
+		return err
+	}
+	if err := t.searchState(r.ModelID, c.Version, c.State); err != nil {
 		return err
 	}
 	entry, err := t.numbered(bucketStates, r.ModelID, c.Version.String())
@@ -410,6 +426,9 @@ func imageBuilt(t tx, r registry.ImageBuilt, e Entry, place int) error {
 	var row registry.VersionRecord
 	found, err := t.get(bucketVersions, key(r.ModelID, r.Tag.String()), &row)
 	if err != nil || !found {
+		return err
+	}
+	if err := t.searchImage(r.ModelID, r.Tag, row.Image.Digest, r.Status.Digest); err != nil {
 		return err
 	}
 	row.Image = r.Status
@@ -493,6 +512,9 @@ func evaluated(t tx, r registry.EvaluationRecorded, e Entry, place int) error {
 		if err := addEdges(t, r.ModelID, evaluatedWith(r.ModelID, tag, r.Evaluation)); err != nil {
 			return err
 		}
+		if err := t.searchEvaluated(r.ModelID, tag.String(), r.Evaluation); err != nil {
+			return err
+		}
 	}
 	if fromMirror(e) {
 		return nil
@@ -518,6 +540,9 @@ func environmentChanged(t tx, r registry.EnvironmentChanged, e Entry, place int)
 	}
 	state.Apply(c)
 	if err := t.put(bucketEnvironments, k, state); err != nil {
+		return err
+	}
+	if err := t.searchMoved(r.ModelID, c.Environment, c.Version); err != nil {
 		return err
 	}
 	historyKey, err := t.numbered(bucketHistory, r.ModelID, c.Environment.String())

@@ -25,7 +25,7 @@ const bucketRuns = "runs"
 
 // scattered are the buckets whose keys come in no order. To put the rows of one batch into such a bucket touches nearly every
 // page of it, for each batch again.
-var scattered = []string{bucketBlobs, bucketOwners, bucketCommits, bucketManifests, bucketEventIDs, bucketNodeIDs}
+var scattered = []string{bucketBlobs, bucketOwners, bucketCommits, bucketManifests, bucketEventIDs, bucketNodeIDs, bucketOrder, bucketDigests}
 
 const (
 	blockBytes = 15 << 10 // of a run; with what bbolt adds it fits into four pages

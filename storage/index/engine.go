@@ -25,10 +25,22 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // a flipped bit would be read as data.
 const sum = 4
 
+// bucketSums are the checksums of the names of the buckets, with which those of all their rows begin.
+var bucketSums = func() map[string]uint32 {
+	sums := map[string]uint32{}
+	for _, name := range buckets {
+		sums[name] = crc32.Checksum([]byte(name), castagnoli)
+	}
+	return sums
+}()
+
 // checksum is over all that makes a row, so that neither a key that changed nor a value that came
 // to another key passes.
 func checksum(bucket string, k, data []byte) uint32 {
-	c := crc32.Checksum([]byte(bucket), castagnoli)
+	c, ok := bucketSums[bucket]
+	if !ok {
+		c = crc32.Checksum([]byte(bucket), castagnoli)
+	}
 	return crc32.Update(crc32.Update(c, castagnoli, k), castagnoli, data)
 }
 
@@ -70,6 +82,7 @@ type tx struct {
 	counts  *registry.Counts // while groups are applied
 	pending *writeBuffer     // what is not in bolt yet, while groups are applied
 	grown   *growth          // what they add to the lineage
+	found   *findings        // what they change of what is searched
 }
 
 func (t tx) put(bucket string, k []byte, v any) error {
@@ -102,6 +115,28 @@ func (t tx) bytes(bucket string, k []byte) ([]byte, error) {
 		return nil, nil
 	}
 	if err := check(bucket, k, value); err != nil {
+		return nil, err
+	}
+	return value[sum:], nil
+}
+
+// reader reads many values of one bucket, with less effort than one by one.
+type reader struct {
+	bucket string
+	cursor *bolt.Cursor
+}
+
+func (t tx) reader(bucket string) reader {
+	return reader{bucket, t.cursor(bucket)}
+}
+
+// bytes is what [tx.bytes] gives.
+func (r reader) bytes(k []byte) ([]byte, error) {
+	found, value := r.cursor.Seek(k)
+	if !bytes.Equal(found, k) {
+		return nil, nil
+	}
+	if err := check(r.bucket, k, value); err != nil {
 		return nil, err
 	}
 	return value[sum:], nil

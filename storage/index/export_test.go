@@ -129,3 +129,6 @@ func (db *DB) SetSchema(n int) error {
 func (db *DB) DropBucket(name string) error {
 	return db.bolt.Update(func(b *bolt.Tx) error { return b.DeleteBucket([]byte(name)) })
 }
+
+// SetEffort bounds what a query reads; with zeros it is bounded as always.
+func (db *DB) SetEffort(few, most int) { db.effort = effort{few, most} }

@@ -31,7 +31,7 @@ import (
 )
 
 // schema is the version of all formats below. A file of another version is rebuilt.
-const schema = 5
+const schema = 6
 
 // The buckets, each with the format of its keys and values. Parts of a key are joined by NUL;
 // numbers are 8 bytes, big endian; values are a CRC-32C of bucket, key and JSON, and the JSON, or for nodes and edges
@@ -71,6 +71,10 @@ const (
 	bucketIn           = "edges_in"     // the same with to before from
 	bucketDeclared     = "declared"     // numbers of the owner, from and to, and label, without NULs, of an edge that a client declared -> nothing
 	bucketSame         = "same"         // numbers of a model's name with revision and of the version that it stands for, without a NUL -> nothing
+	bucketCatalog      = "catalog"      // model id -> what is searched of it, see catalogRow
+	bucketFacts        = "facts"        // number of the model and tag, without a NUL -> what is searched of a version, see facts
+	bucketOrder        = "order"        // what it orders, value and number of a version, see orderKey -> number of the model and tag
+	bucketDigests      = "digests"      // beginning of a digest, number of the model and tag, without NULs -> nothing
 	bucketEvents       = "events"       // number -> registry.Event
 	bucketEventIDs     = "event_ids"    // event id -> number
 	bucketOutbox       = "outbox"       // sink, number of the event -> outboxRow, while it is not delivered
@@ -92,6 +96,7 @@ var buckets = []string{
 	bucketEventIDs, bucketOutbox, bucketDeliveries, bucketSent, bucketTokens, bucketTokenIDs, bucketIDs, bucketSignatures, bucketUnmirrored,
 	bucketLocks, bucketLockPaths, bucketAliases, bucketRepositories, bucketRepoNames, bucketStates, bucketWithdrawn,
 	bucketNodes, bucketNodeIDs, bucketSame, bucketDeclared,
+	bucketCatalog, bucketFacts, bucketOrder, bucketDigests,
 }
 
 // Buckets are the names of all buckets; docs/formats.md has a row for each.
@@ -110,6 +115,8 @@ type DB struct {
 	mergeBytes int // tests make it less
 
 	catalogs catalogs
+	catalog  catalog
+	effort   effort // of a query; the default when it is zero
 }
 
 // Open opens the index at path, or makes an empty one. A file that cannot be read, or is of
@@ -242,9 +249,10 @@ func (e Entry) encoded(place int) registry.EncodedRecord {
 // index as it was.
 func (db *DB) Apply(entries []Entry) error {
 	var grown growth
+	var found findings
 	pending := newWriteBuffer(db.seed, db.runs, db.room)
 	err := db.update(func(t tx) error {
-		t.pending, t.grown = pending, &grown
+		t.pending, t.grown, t.found = pending, &grown, &found
 		if db.runs != nil {
 			if _, err := t.bolt.CreateBucketIfNotExists([]byte(bucketRuns)); err != nil {
 				return err
@@ -271,6 +279,9 @@ func (db *DB) Apply(entries []Entry) error {
 			}
 			applied = e.Seq
 		}
+		if err := t.writeFindings(); err != nil {
+			return err
+		}
 		if err := t.put(bucketMeta, key("counts"), t.counts); err != nil {
 			return err
 		}
@@ -283,6 +294,7 @@ func (db *DB) Apply(entries []Entry) error {
 	if err == nil {
 		db.runs.add(pending.made)
 		db.graph.grow(grown)
+		db.catalog.change(found.changed)
 	}
 	return err
 }

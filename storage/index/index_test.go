@@ -328,6 +328,13 @@ func TestFlippedBits(t *testing.T) {
 			v, _, err := b.Deliveries(t.Context(), admin, registry.DeliveryFilter{ModelID: m.ID}, registry.Page{})
 			return v, err
 		}},
+		{"catalog", func() (any, error) { return b.search("kind:version") }},
+		{"facts", func() (any, error) { return b.search("kind:version") }},
+		{"order", func() (any, error) {
+			b.SetEffort(0, 9)
+			return b.search("sort:f1")
+		}},
+		{"digests", func() (any, error) { return b.search("digest:" + v.Version.Artifact.Digest.String()) }},
 		{"ids", func() (any, error) { return b.ChangeByID(t.Context(), m.ID, "c1") }},
 		{"repositories", func() (any, error) { return b.RepositoryByName(t.Context(), r.Name) }},
 		{"aliases", func() (any, error) { return b.Canonical(t.Context(), r.ID, digest.SHA512.FromString("image")) }},

@@ -93,6 +93,16 @@ func asked(tb testing.TB, b *book, id access.Identity) string {
 			events[i].Seq = 0
 		}
 		tell(fmt.Sprintf("events, %d", limit), events, err)
+		for _, text := range []string{"", "kind:version", "sort:f1", "sort:-f1 state:published", "f1>0.5", "kind:version sort:name", "env:staging", "acme", "model:acme/aaa kind:version", "base:acme/aaa"} {
+			for _, few := range []int{0, 1} { // all candidates are read, and an order is gone along
+				b.SetEffort(few, 2*few)
+				for cursor, page := "", 0; page == 0 || cursor != ""; page++ {
+					hits, next, err := b.Search(ctx, id, query(tb, text), registry.Page{Cursor: cursor, Limit: limit})
+					tell(fmt.Sprintf("search %q, %d/%d of %d, next %q", text, page, limit, few, next), hits, err)
+					cursor = next
+				}
+			}
+		}
 		commit := commitOf("v1.0.0")
 		evaluations, next, err := b.EvaluationsPage(ctx, "id-acme-fraud", commit, registry.Page{Limit: limit})
 		tell(fmt.Sprintf("evaluations, %d, next %s", limit, next), evaluations, err)
