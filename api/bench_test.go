@@ -31,7 +31,9 @@ func BenchmarkLineagePages(b *testing.B) {
 	chains := fill(b, s, versions)
 	client := &http.Client{}
 	for name, target := range map[string]func(i int) string{
-		"ancestors":   func(i int) string { return fmt.Sprintf("/models/team/m%d/lineage/v1.49.0?direction=ancestors", i*7919%chains) },
+		"ancestors": func(i int) string {
+			return fmt.Sprintf("/models/team/m%d/lineage/v1.49.0?direction=ancestors", i*7919%chains)
+		},
 		"descendants": func(i int) string { return fmt.Sprintf("/models/base/b%d/lineage/v1.0.0?direction=descendants", i%20) },
 		"both": func(i int) string {
 			return fmt.Sprintf("/models/team/m%d/lineage/v1.%d.0?direction=both", i*7919%chains, i%50)

@@ -89,7 +89,7 @@ var owners = map[string][]string{
 	"golang.org/x/term":                  {"cmd/herdbook"},
 	"oras.land/oras-go":                  {"hooks/ocipush"},
 	"github.com/rogpeppe/go-internal":    {"cmd/herdbook"},
-	"github.com/google/go-cmp":           {""}, // in tests
+	"github.com/google/go-cmp":           {""},              // in tests
 	"modernc.org/sqlite":                 {"storage/index"}, // in a benchmark
 	// Of common use.
 	"github.com/opencontainers/go-digest":   {""},
