@@ -14,6 +14,7 @@ import (
 	_ "modernc.org/sqlite" // what the index is measured against
 
 	"github.com/herdbook/herdbook/registry"
+	"github.com/herdbook/herdbook/registry/search"
 	"github.com/herdbook/herdbook/storage/index"
 )
 
@@ -213,6 +214,30 @@ func (w *beside) both(b *testing.B, name string, ours, theirs func(ctx context.C
 	})
 }
 
+// countBest reads versions with their f1.
+func countBest(b *testing.B) func(*sql.Rows, error) int {
+	return func(rows *sql.Rows, err error) (n int) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var f1 float64
+			var id, kind int
+			var state, published sql.NullInt64
+			var tag, commit, name, model sql.NullString
+			if err := rows.Scan(&f1, &id, &kind, &tag, &state, &published, &commit, &name, &model); err != nil {
+				b.Fatal(err)
+			}
+			n++
+		}
+		if err := rows.Err(); err != nil {
+			b.Fatal(err)
+		}
+		return n
+	}
+}
+
 func BenchmarkBesideSQLite(b *testing.B) {
 	w := newBeside(b)
 	prepare := func(query string) *sql.Stmt {
@@ -277,6 +302,35 @@ func BenchmarkBesideSQLite(b *testing.B) {
 	}, func(ctx context.Context, i int) int {
 		model, _ := pick(i)
 		return count(ancestors.QueryContext(ctx, 10_000+model*chainLen+chainLen-1))
+	})
+
+	// A page of the best, and one somewhere behind, as a reader goes on.
+	best, err := search.Parse("sort:f1")
+	if err != nil {
+		b.Fatal(err)
+	}
+	first := prepare("SELECT n.f1, n.id, n.kind, n.tag, n.state, n.published, n.commit_id, n.name, m.name FROM nodes n JOIN models m ON m.id = n.model WHERE n.f1 IS NOT NULL AND m.visibility = 1 ORDER BY n.f1 DESC, n.id LIMIT 50")
+	behind := prepare("SELECT n.f1, n.id, n.kind, n.tag, n.state, n.published, n.commit_id, n.name, m.name FROM nodes n JOIN models m ON m.id = n.model WHERE n.f1 IS NOT NULL AND n.f1 < ? AND m.visibility = 1 ORDER BY n.f1 DESC, n.id LIMIT 50")
+	cursors := []string{""}
+	floors := []float64{2}
+	for range 20 {
+		hits, next, err := w.Search(b.Context(), reader, best, registry.Page{Limit: 50, Cursor: cursors[len(cursors)-1]})
+		if err != nil || next == "" {
+			b.Fatalf("Search = %d hits, %q, %v", len(hits), next, err)
+		}
+		cursors, floors = append(cursors, next), append(floors, hits[len(hits)-1].Metrics["f1"])
+	}
+	w.both(b, "page50", func(ctx context.Context, i int) int {
+		hits, _, err := w.Search(ctx, reader, best, registry.Page{Limit: 50, Cursor: cursors[i%len(cursors)]})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return len(hits)
+	}, func(ctx context.Context, i int) int {
+		if i%len(cursors) == 0 {
+			return countBest(b)(first.QueryContext(ctx))
+		}
+		return countBest(b)(behind.QueryContext(ctx, floors[i%len(cursors)]))
 	})
 
 	// All that came from a base, of which a page is shown, with what of it runs.
