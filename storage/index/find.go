@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
 	"github.com/herdbook/herdbook/registry/search"
@@ -471,7 +469,7 @@ func (f *finder) byDigest(t search.Term) error {
 		if _, err := f.get(bucketVersions, key(e.model.ID, tag), &v); err != nil {
 			return err
 		}
-		if !slices.ContainsFunc([]digest.Digest{v.Version.Artifact.Digest, v.Image.Digest}, func(d digest.Digest) bool { return strings.HasPrefix(string(d), t.Text) }) {
+		if !f.hasDigests(v) {
 			continue
 		}
 		i := item{entry: e, tag: tag}
@@ -486,6 +484,19 @@ func (f *finder) byDigest(t search.Term) error {
 	}
 	f.arrange()
 	return nil
+}
+
+// hasDigests reports whether a version has all digests that the query names.
+func (f *finder) hasDigests(v registry.VersionRecord) bool {
+	for _, t := range f.q.Terms {
+		if t.Field != search.Digest {
+			continue
+		}
+		if !strings.HasPrefix(string(v.Version.Artifact.Digest), t.Text) && !strings.HasPrefix(string(v.Image.Digest), t.Text) {
+			return false
+		}
+	}
+	return true
 }
 
 // look takes in the next item of an order, and reports whether the walk goes on.

@@ -556,3 +556,26 @@ func TestSearchEndsWithItsContext(t *testing.T) {
 		t.Errorf("Search after its context ended = %d hits, %v, want context.Canceled", len(hits), err)
 	}
 }
+
+// A version that has one of two digests does not have both.
+func TestSearchOfTwoDigests(t *testing.T) {
+	b := newBook(t)
+	m := b.model("acme/fraud", registry.Public)
+	v1, v2 := b.publish(m, "v1.0.0").Version.Artifact.Digest, b.publish(m, "v2.0.0").Version.Artifact.Digest
+	image := digest.FromString("image")
+	b.add(registry.ImageBuilt{ModelID: m.ID, Tag: registry.MustTag("v1.0.0"), Status: registry.ImageStatus{State: registry.ImageReady, Digest: image}})
+	for text, want := range map[string][]string{
+		"digest:" + v1.String():                                 {"acme/fraud@v1.0.0"},
+		"digest:" + v1.String() + " digest:" + v1.String()[:20]: {"acme/fraud@v1.0.0"},
+		"digest:" + v1.String() + " digest:" + image.String():   {"acme/fraud@v1.0.0"},
+		"digest:" + v1.String() + " digest:" + v2.String():      {},
+		"digest:" + v1.String()[:20] + " digest:" + v2.String(): {},
+		"digest:" + image.String() + " digest:" + v2.String():   {},
+		"digest:" + v2.String() + " digest:" + v1.String()[:30]: {},
+		"digest:" + v2.String() + " version:v2 by:nobody":       {},
+	} {
+		if diff := gocmp.Diff(want, lines(searched(t, b, admin, text, 0))); diff != "" {
+			t.Errorf("Search(%q) (-want +got):\n%s", text, diff)
+		}
+	}
+}
