@@ -468,6 +468,7 @@ func (w *walker) revoked() (above func(n uint32) string, done func()) {
 		}
 	}
 	below.spread(level, false, noDepth)
+	w.err = cmp.Or(w.err, below.err)
 	return func(n uint32) string {
 		place := below.marks.place(n)
 		if place < 0 || below.order[place].parent == noParent {
@@ -477,7 +478,7 @@ func (w *walker) revoked() (above func(n uint32) string, done func()) {
 			place = int(below.order[place].parent)
 		}
 		shown, _, err := w.show(below.order[place].node)
-		w.err = cmp.Or(w.err, below.err, err)
+		w.err = cmp.Or(w.err, err)
 		return shown.ID
 	}, done
 }
