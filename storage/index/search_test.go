@@ -579,3 +579,38 @@ func TestSearchOfTwoDigests(t *testing.T) {
 		}
 	}
 }
+
+// leaving is a request whose client leaves while it is worked on.
+type leaving struct {
+	context.Context
+	asked int
+}
+
+func (l *leaving) Err() error {
+	if l.asked++; l.asked > 3 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// A query that passes over many rows ends when nobody waits for it any more, though it finds nothing.
+func TestSearchEndsWithinManyRows(t *testing.T) {
+	b, m := versions(t, 2000)
+	var records []registry.Record
+	for i := range 2000 {
+		records = append(records, evaluation(m, fmt.Sprintf("v1.%d.0", i), fmt.Sprint("e", i)))
+	}
+	b.add(records...)
+	other := b.model("acme/other", registry.Public)
+	b.publish(other, "v1.0.0")
+	b.publish(other, "v1.1.0")
+	b.SetEffort(1, 10_000)
+	searched(t, b, reader, "", 0)
+	for _, text := range []string{
+		"kind:version sort:name by:nobody", "kind:version by:nobody", "f1>0 by:nobody", "-model:acme/fraud f1>0", "-model:acme/fraud sort:f1",
+	} {
+		if hits, _, err := b.Search(&leaving{Context: t.Context()}, reader, query(t, text), registry.Page{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("Search(%q) whose client leaves = %d hits, %v, want %v", text, len(hits), err, context.Canceled)
+		}
+	}
+}
