@@ -461,7 +461,9 @@ func membership(inA, inB bool) registry.Membership {
 // model's name.
 func (db *DB) Shared(ctx context.Context, id access.Identity, modelID string, tag registry.Tag, at registry.Page) (items []registry.SharedFile, next string, err error) {
 	items = []registry.SharedFile{}
-	err = db.walk(ctx, id, func(w *walker) error {
+	// It walks no lineage: what it reads can take long, and would keep the graph from growing.
+	err = db.view(ctx, func(t tx) error {
+		w := &walker{tx: t, ctx: ctx, id: id}
 		var v registry.VersionRecord
 		found, err := w.get(bucketVersions, key(modelID, tag.String()), &v)
 		if err != nil {
