@@ -306,3 +306,24 @@ func TestLineageOfAVersionIsItsModels(t *testing.T) {
 		b.open()
 	}
 }
+
+// When all who named each other are gone, nothing of them is left in lineage, whoever went first.
+func TestDeletedModelsLeaveNoNodes(t *testing.T) {
+	for _, order := range [][]int{{0, 1}, {1, 0}} {
+		b := newBook(t)
+		all := []registry.Model{b.model("acme/base", registry.Public), b.model("acme/fraud", registry.Public)}
+		b.publish(all[0], "v1.0.0", used("dataset:calls"))
+		b.publish(all[0], "v1.1.0")
+		b.publish(all[1], "v1.0.0", derived(node(all[0], "v1.0.0")), derived(node(all[0], "v1.1.0")))
+		for _, i := range order {
+			b.add(registry.ModelDeleted{ModelID: all[i].ID})
+		}
+		for line := range strings.Lines(dump(t, b.DB)) {
+			for _, bucket := range []string{"node", "edges", "same", "declared"} {
+				if strings.HasPrefix(line, bucket) {
+					t.Errorf("deleted in the order %v, there is left: %s", order, line)
+				}
+			}
+		}
+	}
+}
