@@ -207,6 +207,9 @@ func (s *Server) listShared(c echo.Context) error {
 }
 
 func (s *Server) getImpact(c echo.Context) error {
+	if err := s.mayList(c); err != nil {
+		return err
+	}
 	var of registry.Concern
 	asked := 0
 	for param, field := range map[string]*string{"node": &of.Node, "dataset": &of.Dataset, "model": &of.Model} {
