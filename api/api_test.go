@@ -170,6 +170,16 @@ func compareStrangers(t *testing.T, s *apitest.Server, method, target string) {
 	}
 }
 
+// Who may read nothing at all is asked for a token, and does not get an empty list.
+func TestListsOfAClosedServer(t *testing.T) {
+	s := apitest.Start(t, func(c *apitest.Config) { c.API.AnonymousRead = false })
+	for _, target := range []string{"/api/v1/models", "/api/v1/search", "/api/v1/events", "/api/v1/impact?dataset=calls", "/api/v1/impact"} {
+		if a := s.Do("GET", target, ""); a.Status != 401 {
+			t.Errorf("GET %s of a closed server as a stranger = %d %s, want 401", target, a.Status, a.Body)
+		}
+	}
+}
+
 // TestListsLeaveOut asks what strangers get where many models are listed.
 func TestListsLeaveOut(t *testing.T) {
 	s := apitest.Start(t)

@@ -100,16 +100,13 @@ func (s *Server) declareEdges(c echo.Context) error {
 	edges := []registry.LineageEdge{}
 	for i, e := range in.Edges {
 		edge := registry.LineageEdge{From: self, Kind: e.Kind, Relation: e.Relation}
-		for field, end := range map[string]struct {
-			text string
-			to   *string
-		}{"from": {e.From, &edge.From}, "to": {e.To, &edge.To}} {
-			if end.text == "" && field == "from" {
-				continue
+		if e.From != "" {
+			if edge.From, err = s.node(c, e.From); err != nil {
+				return registry.InField(err, fmt.Sprintf("edges[%d].from", i))
 			}
-			if *end.to, err = s.node(c, end.text); err != nil {
-				return registry.InField(err, fmt.Sprintf("edges[%d].%s", i, field))
-			}
+		}
+		if edge.To, err = s.node(c, e.To); err != nil {
+			return registry.InField(err, fmt.Sprintf("edges[%d].to", i))
 		}
 		edges = append(edges, edge)
 	}
@@ -210,6 +207,9 @@ func (s *Server) listShared(c echo.Context) error {
 }
 
 func (s *Server) getImpact(c echo.Context) error {
+	if err := s.mayList(c); err != nil {
+		return err
+	}
 	var of registry.Concern
 	asked := 0
 	for param, field := range map[string]*string{"node": &of.Node, "dataset": &of.Dataset, "model": &of.Model} {

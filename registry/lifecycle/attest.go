@@ -37,9 +37,8 @@ func (s *Service) attest(ctx context.Context, m registry.Model, v registry.Versi
 // maxAttested bounds the versions that are looked at at once.
 const maxAttested = 100
 
-// AttestEvaluations states what was measured of those versions of which an evaluation was recorded since their last statement, and what those
-// came from of which that was declared. Neither
-// waits for it, and many are stated at once; the index knows what lacks one, also after a crash.
+// AttestEvaluations states anew what was measured of versions, and what they came from, of which an evaluation was recorded or an edge declared
+// since their last statement. Neither waits for it, and many are stated at once; the index knows what lacks a statement, also after a crash.
 func (s *Service) AttestEvaluations(ctx context.Context) error {
 	var failures []error
 	seen := map[string]bool{} // each once, though evaluations come meanwhile

@@ -112,11 +112,11 @@ func (db *DB) Evaluation(ctx context.Context, modelID string, commit registry.Ob
 	var e registry.Evaluation
 	err := db.view(ctx, func(t tx) error {
 		k := append(prefix(modelID, string(commit)), ordered(number)...)
-		value := t.bolt.Bucket([]byte(bucketEvaluations)).Get(k)
-		if value == nil {
+		found, err := recall(t, &t.memos.evaluations, bucketEvaluations, k, &e)
+		if err == nil && !found {
 			return fmt.Errorf("evaluation %d of commit %s: %w", number, commit, registry.ErrNotFound)
 		}
-		return t.memos.evaluations.decode(bucketEvaluations, k, value, &e)
+		return err
 	})
 	return &e, err
 }

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/herdbook/herdbook/registry"
 	"github.com/herdbook/herdbook/registry/access"
 	"github.com/herdbook/herdbook/registry/search"
@@ -87,6 +85,7 @@ type finder struct {
 	after   *item // the last one of the page before
 	passed  []item
 	looked  int
+	met     int    // rows, whoever may read them
 	last    item   // that was looked at
 	stopped bool   // before the end
 	rows    reader // of facts
@@ -278,6 +277,9 @@ func (f *finder) each(e *entry, fn func(item) error) error {
 				if err := fn(item{entry: e, tag: string(r.key[len(p):]), row: r.value[sum:]}); err != nil {
 					return err
 				}
+				if err := f.goOn(); err != nil {
+					return err
+				}
 			}
 			return nil
 		}
@@ -297,6 +299,14 @@ func (f *finder) read(i *item) (found bool, err error) {
 	f.key = append(binary.BigEndian.AppendUint32(f.key[:0], i.number), i.tag...)
 	i.row, err = f.rows.bytes(f.key)
 	return i.row != nil, err
+}
+
+// goOn counts a row that was read or passed over. It is an error when nobody waits for the answer any more.
+func (f *finder) goOn() error {
+	if f.met++; f.met%512 != 0 {
+		return nil
+	}
+	return f.ctx.Err()
 }
 
 // consider keeps what passes.
@@ -471,7 +481,7 @@ func (f *finder) byDigest(t search.Term) error {
 		if _, err := f.get(bucketVersions, key(e.model.ID, tag), &v); err != nil {
 			return err
 		}
-		if !slices.ContainsFunc([]digest.Digest{v.Version.Artifact.Digest, v.Image.Digest}, func(d digest.Digest) bool { return strings.HasPrefix(string(d), t.Text) }) {
+		if !f.hasDigests(v) {
 			continue
 		}
 		i := item{entry: e, tag: tag}
@@ -488,17 +498,26 @@ func (f *finder) byDigest(t search.Term) error {
 	return nil
 }
 
+// hasDigests reports whether a version has all digests that the query names.
+func (f *finder) hasDigests(v registry.VersionRecord) bool {
+	for _, t := range f.q.Terms {
+		if t.Field != search.Digest {
+			continue
+		}
+		if !strings.HasPrefix(string(v.Version.Artifact.Digest), t.Text) && !strings.HasPrefix(string(v.Image.Digest), t.Text) {
+			return false
+		}
+	}
+	return true
+}
+
 // look takes in the next item of an order, and reports whether the walk goes on.
 func (f *finder) look(i item) (bool, error) {
 	if f.looked >= f.effort.most {
 		f.stopped = true
 		return false, nil
 	}
-	if f.looked++; f.looked%512 == 0 {
-		if err := f.ctx.Err(); err != nil {
-			return false, err
-		}
-	}
+	f.looked++
 	ok, err := f.passes(&i)
 	if err != nil {
 		return false, err
@@ -699,16 +718,15 @@ func (f *finder) alongOrder() error {
 		s = f.spanOf(f.order.Metric)
 	}
 	f.passed = make([]item, 0, f.limit+1)
-	skipped := 0
 	for at, err := range f.ordered(f.order.Field, f.order.Metric, s, f.order.Reverse, f.after) {
 		if err != nil {
 			return err
 		}
+		if err := f.goOn(); err != nil {
+			return err
+		}
 		e := f.ours(at)
 		if e == nil {
-			if skipped++; skipped%4096 == 0 && f.ctx.Err() != nil {
-				return f.ctx.Err()
-			}
 			continue
 		}
 		i, found, err := f.itemAt(e, at)
@@ -735,6 +753,9 @@ func (f *finder) fewByMetric() (all []placed, ok bool, err error) {
 		all, ok = all[:0], true
 		for at, err := range f.ordered(search.ByMetric, t.Text, f.spanOf(t.Text), false, nil) {
 			if err != nil {
+				return nil, false, err
+			}
+			if err := f.goOn(); err != nil {
 				return nil, false, err
 			}
 			if f.ours(at) == nil {

@@ -247,7 +247,7 @@ func (w *walker) around(n uint32, up bool, fn func(next uint32, l label) bool) {
 func (w *walker) list(a *adjacency, n uint32, fn func(uint32, label) bool) bool {
 	for _, edges := range [2][]half{a.packed(n), a.since[n]} {
 		for _, h := range edges {
-			if w.kinds&(1<<(h.label()>>4)) == 0 || !w.reads(h.owner()) {
+			if w.kinds&(1<<(h.label()>>4)) == 0 || !w.reads(h.owner()) || w.foreign(a, n, h) {
 				continue
 			}
 			next := w.shownAs(h.other)
@@ -257,6 +257,20 @@ func (w *walker) list(a *adjacency, n uint32, fn func(uint32, label) bool) bool 
 		}
 	}
 	return true
+}
+
+// foreign reports whether an edge at n begins at a name that is shown as a version of another model than the one that owns the edge: where a version
+// came from is for its own model to say, by whatever name it is called.
+func (w *walker) foreign(a *adjacency, n uint32, h half) bool {
+	from := n
+	if a == &w.lines.in {
+		from = h.other
+	}
+	if w.lines.kinds[from] != namedCode {
+		return false
+	}
+	v, ok := w.lines.versionOf[from]
+	return ok && h.owner() != w.lines.owners[v] && w.sees(v)
 }
 
 // met is around for edges to nodes that the walk has met. Of a node at which many edges end it looks at few.
@@ -276,7 +290,7 @@ func (w *walker) met(n uint32, up bool, fn func(next uint32, l label) bool) {
 				if w.marks.place(next) < 0 && w.lines.kinds[next] == namedCode {
 					next = w.lines.versionOf[next]
 				}
-				if w.marks.place(next) < 0 || w.kinds&(1<<(h.label()>>4)) == 0 || !w.reads(h.owner()) {
+				if w.marks.place(next) < 0 || w.kinds&(1<<(h.label()>>4)) == 0 || !w.reads(h.owner()) || w.foreign(a, name, h) {
 					continue
 				}
 				if !fn(next, h.label()) {
@@ -454,6 +468,7 @@ func (w *walker) revoked() (above func(n uint32) string, done func()) {
 		}
 	}
 	below.spread(level, false, noDepth)
+	w.err = cmp.Or(w.err, below.err)
 	return func(n uint32) string {
 		place := below.marks.place(n)
 		if place < 0 || below.order[place].parent == noParent {
@@ -463,7 +478,7 @@ func (w *walker) revoked() (above func(n uint32) string, done func()) {
 			place = int(below.order[place].parent)
 		}
 		shown, _, err := w.show(below.order[place].node)
-		w.err = cmp.Or(w.err, below.err, err)
+		w.err = cmp.Or(w.err, err)
 		return shown.ID
 	}, done
 }

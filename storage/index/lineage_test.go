@@ -262,3 +262,68 @@ func TestLineageNamesModels(t *testing.T) {
 		}
 	}
 }
+
+// Where a version came from is told by its own model, and not by another one that calls the version by its name.
+func TestLineageOfAVersionIsItsModels(t *testing.T) {
+	b := newBook(t)
+	base, hidden, other := b.model("acme/base", registry.Public), b.model("acme/hidden", registry.Private), b.model("acme/other", registry.Public)
+	b.publish(base, "v1.0.0", used("dataset:calls"))
+	b.publish(hidden, "v1.0.0")
+	b.publish(other, "v1.0.0")
+	say := func(m registry.Model, from, to string) {
+		b.add(registry.EdgesAdded{ModelID: m.ID, Edges: []registry.LineageEdge{{From: from, To: to, Kind: registry.DerivedFrom}}})
+	}
+	say(other, "model:acme/base@v1.0.0", "dataset:stolen")
+	say(other, "model:acme/hidden@v1.0.0", "dataset:stolen")
+	say(other, "model:far/away@v1.0.0", "dataset:stolen")
+	say(base, "model:acme/base@v1.0.0", "dataset:own")
+	for range 2 {
+		for _, tt := range []struct {
+			id        access.Identity
+			start     string
+			direction registry.Direction
+			want      []string
+		}{
+			{reader, node(base, "v1.0.0"), registry.Ancestors, []string{node(base, "v1.0.0"), "dataset:calls", "dataset:own"}},
+			{admin, node(hidden, "v1.0.0"), registry.Ancestors, []string{node(hidden, "v1.0.0")}},
+			{admin, "dataset:stolen", registry.Descendants, []string{"dataset:stolen", "model:far/away@v1.0.0"}},
+			// For who may not read it, the name is a name as any other.
+			{reader, "dataset:stolen", registry.Descendants, []string{"dataset:stolen", "model:acme/hidden@v1.0.0", "model:far/away@v1.0.0"}},
+		} {
+			g := must[registry.Graph](t)(b.Lineage(t.Context(), tt.id, registry.Walk{Start: tt.start, Direction: tt.direction}))
+			var got []string
+			for _, n := range g.Nodes {
+				got = append(got, n.ID)
+			}
+			if diff := gocmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("%s of %s for role %d (-want +got):\n%s", tt.direction, tt.start, tt.id.Role, diff)
+			}
+			if len(g.Edges) != len(tt.want)-1 {
+				t.Errorf("%s of %s for role %d has edges %v, want %d", tt.direction, tt.start, tt.id.Role, g.Edges, len(tt.want)-1)
+			}
+		}
+		b.close()
+		b.open()
+	}
+}
+
+// When all who named each other are gone, nothing of them is left in lineage, whoever went first.
+func TestDeletedModelsLeaveNoNodes(t *testing.T) {
+	for _, order := range [][]int{{0, 1}, {1, 0}} {
+		b := newBook(t)
+		all := []registry.Model{b.model("acme/base", registry.Public), b.model("acme/fraud", registry.Public)}
+		b.publish(all[0], "v1.0.0", used("dataset:calls"))
+		b.publish(all[0], "v1.1.0")
+		b.publish(all[1], "v1.0.0", derived(node(all[0], "v1.0.0")), derived(node(all[0], "v1.1.0")))
+		for _, i := range order {
+			b.add(registry.ModelDeleted{ModelID: all[i].ID})
+		}
+		for line := range strings.Lines(dump(t, b.DB)) {
+			for _, bucket := range []string{"node", "edges", "same", "declared"} {
+				if strings.HasPrefix(line, bucket) {
+					t.Errorf("deleted in the order %v, there is left: %s", order, line)
+				}
+			}
+		}
+	}
+}

@@ -423,43 +423,47 @@ func deleteLineage(t tx, m registry.Model, tags []registry.Tag) error {
 	if err := t.deletePrefix(bucketDeclared, self.key()); err != nil {
 		return err
 	}
-	kept := false
 	for _, n := range left {
-		gone, err := t.dropNode(n)
-		if err != nil {
+		if err := t.dropNode(n); err != nil {
 			return err
 		}
-		kept = kept || !gone
 	}
-	if kept {
+	return t.dropModelNode(self, m.ID)
+}
+
+// dropModelNode removes the node of a model that is gone, when none of its versions is named any more.
+func (t tx) dropModelNode(n nodeNumber, modelID string) error {
+	for range t.scan(bucketNodeIDs, []byte("version:"+modelID+":"), nil) {
 		return nil
 	}
-	return t.forgetNode(self, modelNodeID(m.ID))
+	return t.forgetNode(n, modelNodeID(modelID))
 }
 
 // dropNode removes a node that no edge names, and that is no version of a model that is there.
-func (t tx) dropNode(n nodeNumber) (gone bool, err error) {
+func (t tx) dropNode(n nodeNumber) error {
 	row, found, err := t.node(n)
 	if err != nil || !found || row.state != 0 {
-		return !found, err
+		return err
 	}
 	for _, bucket := range []string{bucketOut, bucketIn} {
 		for range t.scan(bucket, n.key(), nil) {
-			return false, nil
+			return nil
 		}
-	}
-	id := row.name
-	if row.kind == versionCode {
-		owner, _, err := t.node(row.owner)
-		if err != nil {
-			return false, err
-		}
-		id = "version:" + owner.name + ":" + row.name
 	}
 	if err := t.deletePrefix(bucketSame, n.key()); err != nil {
-		return false, err
+		return err
 	}
-	return true, t.forgetNode(n, id)
+	if row.kind != versionCode {
+		return t.forgetNode(n, row.name)
+	}
+	owner, _, err := t.node(row.owner)
+	if err != nil {
+		return err
+	}
+	if err := t.forgetNode(n, "version:"+owner.name+":"+row.name); err != nil || t.has(bucketModels, key(owner.name)) {
+		return err
+	}
+	return t.dropModelNode(row.owner, owner.name)
 }
 
 func (t tx) forgetNode(n nodeNumber, id string) error {

@@ -48,6 +48,9 @@ func (db *DB) Path(ctx context.Context, id access.Identity, from, to string) (re
 		defer done()
 		other.meet(b, 0, noParent)
 		other.spread([]uint32{0}, true, noDepth)
+		if err := cmp.Or(w.err, other.err); err != nil {
+			return err
+		}
 		best, sum := -1, 0
 		for place, m := range other.order {
 			at := w.marks.place(m.node)
@@ -59,7 +62,7 @@ func (db *DB) Path(ctx context.Context, id access.Identity, from, to string) (re
 			}
 		}
 		if best < 0 {
-			return cmp.Or(w.err, other.err)
+			return nil
 		}
 		meeting := other.order[best].node
 		up, down := w.back(w.marks.place(meeting)), other.back(best)
@@ -458,7 +461,9 @@ func membership(inA, inB bool) registry.Membership {
 // model's name.
 func (db *DB) Shared(ctx context.Context, id access.Identity, modelID string, tag registry.Tag, at registry.Page) (items []registry.SharedFile, next string, err error) {
 	items = []registry.SharedFile{}
-	err = db.walk(ctx, id, func(w *walker) error {
+	// It walks no lineage: what it reads can take long, and would keep the graph from growing.
+	err = db.view(ctx, func(t tx) error {
+		w := &walker{tx: t, ctx: ctx, id: id}
 		var v registry.VersionRecord
 		found, err := w.get(bucketVersions, key(modelID, tag.String()), &v)
 		if err != nil {

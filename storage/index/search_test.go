@@ -556,3 +556,61 @@ func TestSearchEndsWithItsContext(t *testing.T) {
 		t.Errorf("Search after its context ended = %d hits, %v, want context.Canceled", len(hits), err)
 	}
 }
+
+// A version that has one of two digests does not have both.
+func TestSearchOfTwoDigests(t *testing.T) {
+	b := newBook(t)
+	m := b.model("acme/fraud", registry.Public)
+	v1, v2 := b.publish(m, "v1.0.0").Version.Artifact.Digest, b.publish(m, "v2.0.0").Version.Artifact.Digest
+	image := digest.FromString("image")
+	b.add(registry.ImageBuilt{ModelID: m.ID, Tag: registry.MustTag("v1.0.0"), Status: registry.ImageStatus{State: registry.ImageReady, Digest: image}})
+	for text, want := range map[string][]string{
+		"digest:" + v1.String():                                 {"acme/fraud@v1.0.0"},
+		"digest:" + v1.String() + " digest:" + v1.String()[:20]: {"acme/fraud@v1.0.0"},
+		"digest:" + v1.String() + " digest:" + image.String():   {"acme/fraud@v1.0.0"},
+		"digest:" + v1.String() + " digest:" + v2.String():      {},
+		"digest:" + v1.String()[:20] + " digest:" + v2.String(): {},
+		"digest:" + image.String() + " digest:" + v2.String():   {},
+		"digest:" + v2.String() + " digest:" + v1.String()[:30]: {},
+		"digest:" + v2.String() + " version:v2 by:nobody":       {},
+	} {
+		if diff := gocmp.Diff(want, lines(searched(t, b, admin, text, 0))); diff != "" {
+			t.Errorf("Search(%q) (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
+// leaving is a request whose client leaves while it is worked on.
+type leaving struct {
+	context.Context
+	asked int
+}
+
+func (l *leaving) Err() error {
+	if l.asked++; l.asked > 3 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// A query that passes over many rows ends when nobody waits for it any more, though it finds nothing.
+func TestSearchEndsWithinManyRows(t *testing.T) {
+	b, m := versions(t, 2000)
+	var records []registry.Record
+	for i := range 2000 {
+		records = append(records, evaluation(m, fmt.Sprintf("v1.%d.0", i), fmt.Sprint("e", i)))
+	}
+	b.add(records...)
+	other := b.model("acme/other", registry.Public)
+	b.publish(other, "v1.0.0")
+	b.publish(other, "v1.1.0")
+	b.SetEffort(1, 10_000)
+	searched(t, b, reader, "", 0)
+	for _, text := range []string{
+		"kind:version sort:name by:nobody", "kind:version by:nobody", "f1>0 by:nobody", "-model:acme/fraud f1>0", "-model:acme/fraud sort:f1",
+	} {
+		if hits, _, err := b.Search(&leaving{Context: t.Context()}, reader, query(t, text), registry.Page{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("Search(%q) whose client leaves = %d hits, %v, want %v", text, len(hits), err, context.Canceled)
+		}
+	}
+}
