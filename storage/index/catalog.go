@@ -16,8 +16,9 @@ import (
 //
 // A model takes some 500 bytes, most of it the facts of its cards, which are shared among models.
 type catalog struct {
-	mu    sync.RWMutex
-	built bool
+	mu      sync.RWMutex
+	built   bool
+	backlog backlog[[]catalogChange]
 
 	byID     map[string]*entry
 	byNumber []*entry // nil for a model that is gone
@@ -61,16 +62,28 @@ func compareNames(a, b *entry) int {
 	return cmp.Or(strings.Compare(a.name(), b.name()), strings.Compare(a.model.ID, b.model.ID))
 }
 
-// change takes in what a transaction changed, after it is in the file.
+// change notes what a transaction changed, after it is in the file.
 func (c *catalog) change(changes []catalogChange) {
 	if len(changes) == 0 {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.built {
-		return // the file has it
+	if c.backlog.add(changes) && c.mu.TryLock() {
+		c.takeIn()
+		c.mu.Unlock()
 	}
+}
+
+// takeIn takes in what came since the catalog was read last. The caller holds the lock.
+func (c *catalog) takeIn() {
+	if !c.built {
+		return
+	}
+	for _, changes := range c.backlog.take() {
+		c.apply(changes)
+	}
+}
+
+func (c *catalog) apply(changes []catalogChange) {
 	for _, change := range changes {
 		if change.gone {
 			c.remove(c.byID[change.id])
@@ -158,7 +171,7 @@ func (c *catalog) named(name string) []*entry {
 func (db *DB) holdCatalog(ctx context.Context) (c *catalog, done func(), err error) {
 	c = &db.catalog
 	c.mu.RLock()
-	if c.built {
+	if c.built && c.backlog.none() {
 		return c, c.mu.RUnlock, nil
 	}
 	c.mu.RUnlock()
@@ -169,14 +182,17 @@ func (db *DB) holdCatalog(ctx context.Context) (c *catalog, done func(), err err
 	return c, c.mu.RUnlock, nil
 }
 
-// buildCatalog reads the catalog from the file. What is applied meanwhile waits at change, and is then taken in once more.
+// buildCatalog reads the catalog from the file, if it is not there, and takes in what came since. What is applied while it reads is taken in once
+// more.
 func (db *DB) buildCatalog(ctx context.Context) error {
 	c := &db.catalog
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.takeIn()
 	if c.built {
 		return nil
 	}
+	c.backlog.want()
 	c.byID, c.byNumber, c.byName, c.byFact, c.many = map[string]*entry{}, nil, nil, map[string][]*entry{}, nil
 	shared := map[string]string{} // one copy of a fact that many models have
 	var changes []catalogChange

@@ -132,3 +132,13 @@ func (db *DB) DropBucket(name string) error {
 
 // SetEffort bounds what a query reads; with zeros it is bounded as always.
 func (db *DB) SetEffort(few, most int) { db.effort = effort{few, most} }
+
+// HoldMemory holds what is kept in memory for reading, as a long walk and a long search do, until release is called.
+func (db *DB) HoldMemory() (release func()) {
+	db.graph.mu.RLock()
+	db.catalog.mu.RLock()
+	return func() {
+		db.graph.mu.RUnlock()
+		db.catalog.mu.RUnlock()
+	}
+}

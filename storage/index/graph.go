@@ -17,8 +17,9 @@ import (
 //
 // A million versions with two million edges take some 50 MB.
 type graph struct {
-	mu    sync.RWMutex
-	built bool
+	mu      sync.RWMutex
+	built   bool
+	backlog backlog[growth]
 
 	kinds  []nodeCode // by node number, as owners is
 	owners []uint32   // of a version: its model, as a place in models
@@ -84,12 +85,20 @@ func (g *graph) grow(by growth) {
 	if len(by.nodes)+len(by.edges)+len(by.aliases) == 0 {
 		return
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.built {
-		return // the file has it
+	if g.backlog.add(by) && g.mu.TryLock() {
+		g.takeIn()
+		g.mu.Unlock()
 	}
-	g.add(by)
+}
+
+// takeIn adds what came since the graph was read last. The caller holds the lock.
+func (g *graph) takeIn() {
+	if !g.built {
+		return
+	}
+	for _, by := range g.backlog.take() {
+		g.add(by)
+	}
 }
 
 func (g *graph) add(by growth) {
@@ -170,7 +179,7 @@ func (a *adjacency) pack(nodes int) {
 func (db *DB) hold(ctx context.Context) (g *graph, done func(), err error) {
 	g = &db.graph
 	g.mu.RLock()
-	if g.built {
+	if g.built && g.backlog.none() {
 		return g, g.mu.RUnlock, nil
 	}
 	g.mu.RUnlock()
@@ -181,14 +190,17 @@ func (db *DB) hold(ctx context.Context) (g *graph, done func(), err error) {
 	return g, g.mu.RUnlock, nil
 }
 
-// buildGraph reads the graph from the file. What is applied meanwhile waits at grow, and may then be there twice.
+// buildGraph reads the graph from the file, if it is not there, and takes in what came since. What is applied while it reads may then be there
+// twice.
 func (db *DB) buildGraph(ctx context.Context) error {
 	g := &db.graph
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	defer g.takeIn()
 	if g.built {
 		return nil
 	}
+	g.backlog.want()
 	g.places, g.models = map[nodeNumber]uint32{}, []string{""}
 	g.versionOf, g.nameOf, g.revoked = map[uint32]uint32{}, map[uint32]uint32{}, map[uint32]bool{}
 	g.kinds, g.owners = []nodeCode{otherCode}, []uint32{0}

@@ -327,3 +327,32 @@ func TestRevokedAncestors(t *testing.T) {
 		b.open()
 	}
 }
+
+// A commit does not wait for whoever walks through lineage or searches, and is seen by who asks next.
+func TestCommitsDoNotWaitForReaders(t *testing.T) {
+	b := family(t)
+	ask := func() (lineage, found int) {
+		g := must[registry.Graph](t)(b.Lineage(t.Context(), reader, registry.Walk{Start: "dataset:raw", Direction: registry.Descendants}))
+		hits, _, err := b.Search(t.Context(), reader, query(t, "kind:version"), registry.Page{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(g.Nodes), len(hits)
+	}
+	nodes, versions := ask()
+	release := b.HoldMemory()
+	m := registry.Model{ID: "id-acme-late", Name: registry.MustModelName("acme/late"), Visibility: registry.Public, CreatedAt: begin, UpdatedAt: begin}
+	b.add(registry.ModelCreated{Model: m}) // waits for ever if it waits
+	b.publish(m, "v1.0.0", used("dataset:raw"))
+	release()
+	if n, v := ask(); n != nodes+1 || v != versions+1 {
+		t.Errorf("after a commit beside a reader there are %d nodes and %d versions, want %d and %d", n, v, nodes+1, versions+1)
+	}
+	// More than is held, while nobody asks.
+	for i := range 4200 {
+		b.add(version(m, fmt.Sprintf("v2.%d.0", i), used("dataset:raw")))
+	}
+	if n, v := ask(); n != registry.MaxLineageNodes || v != registry.MaxPage {
+		t.Errorf("after many commits there are %d nodes and %d versions, want as many as an answer holds", n, v)
+	}
+}
