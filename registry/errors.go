@@ -3,6 +3,7 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 var (
@@ -58,9 +59,13 @@ func Invalid(field, format string, args ...any) error {
 	return &FieldError{Field: field, Detail: fmt.Sprintf(format, args...)}
 }
 
-// InField says of a [FieldError] where in the request the field is: prefix comes before its name. Other errors stay what they are.
+// InField says of a [FieldError] where in the request the field is, and of an [ErrNotFound] what named the thing: prefix comes before its name. Other
+// errors stay what they are.
 func InField(err error, prefix string) error {
 	var f *FieldError
+	if errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("%s: %w", strings.TrimSuffix(prefix, "."), err)
+	}
 	if !errors.As(err, &f) {
 		return err
 	}

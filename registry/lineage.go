@@ -142,6 +142,8 @@ type Path struct {
 	Edges []LineageEdge `json:"edges"`
 	// Common is the node that both came from, when neither came from the other.
 	Common string `json:"common_ancestor,omitempty"`
+	// Truncated says that the way is longer than MaxLineageNodes, and ends there.
+	Truncated bool `json:"truncated,omitempty"`
 }
 
 // Affected is a node that came from something, at whatever distance.

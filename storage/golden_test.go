@@ -239,6 +239,7 @@ func questions() (list []question) {
 			add("Impact", role, registry.Concern{Node: node}, page)
 			add("Path", role, node, "dataset:calls-2026")
 			add("LineageDiff", role, node, "version:m-fraud:v1.0.0", registry.Page{})
+			add("Way", role, node, "dataset:calls-2026")
 			add("Reached", role, node, []string{"dataset:calls-2026", "run:jenkins/7"})
 		}
 		add("Impact", role, registry.Concern{Model: "acme/fraud"}, registry.Page{})

@@ -84,8 +84,10 @@ type versionIndex interface {
 	Evaluations(ctx context.Context, modelID string, commit registry.ObjectID) ([]registry.Evaluation, error)
 	evidenceIndex
 	Lineage(ctx context.Context, id access.Identity, w registry.Walk) (registry.Graph, error)
-	// Reached are those of some nodes that a node came from, each with a way there that goes through nothing that id may not read.
-	Reached(ctx context.Context, id access.Identity, start string, among []string) (map[string][]registry.Node, error)
+	// Reached are those of some nodes that a node came from, or is, on ways that go through nothing that id may not read.
+	Reached(ctx context.Context, id access.Identity, start string, among []string) (map[string]bool, error)
+	// Way is the shortest way from a node up to one that it came from, or is; empty when there is none that id may read.
+	Way(ctx context.Context, id access.Identity, from, to string) ([]registry.Node, error)
 	EvaluationByID(ctx context.Context, modelID, id string) (registry.Evaluation, error)
 	// UnmirroredAfter are the records that are not in the repositories, sorted by model and then by time, behind one of them or from the first on.
 	UnmirroredAfter(ctx context.Context, after registry.Mark, limit int) ([]registry.Mark, error)

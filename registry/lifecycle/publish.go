@@ -344,15 +344,11 @@ func (p *publication) closes(ctx context.Context, e registry.LineageEdge) (strin
 	if e.To == name {
 		return name + " <- " + name, nil
 	}
-	reached, err := p.Index.Reached(ctx, readers(p.m), e.To, []string{name})
-	way := []string{name}
-	for _, n := range reached[name] {
-		way = append(way, shownNode(n))
-	}
-	if err != nil || len(way) == 1 {
+	way, err := p.Index.Way(ctx, readers(p.m), e.To, name)
+	if err != nil || len(way) == 0 {
 		return "", err
 	}
-	return strings.Join(way, " <- "), nil
+	return shownWay(append([]string{name}, shownNodes(way)...)), nil
 }
 
 // cardEdges are what a card says its model came from.

@@ -133,6 +133,9 @@ func parseNode(id string) (registry.Node, error) {
 		}
 		return n, nil
 	}
+	if base, revision, pinned := strings.Cut(n.Name, "@"); n.Kind == registry.ExternalModelNode && (base == "" || pinned && revision == "") {
+		return n, registry.Invalid("", "%.100q names no model: say model:NAME or model:NAME@REVISION", id)
+	}
 	if n.Name == "" || len(id) > maxNodeIDLen || strings.TrimSpace(n.Name) != n.Name || !printable(n.Name) || strings.ContainsAny(n.Name, "\n\r\t") {
 		return n, registry.Invalid("", "the name of a node is text of 1 to %d bytes, without control characters and without space around it", maxNodeIDLen)
 	}
@@ -147,51 +150,77 @@ func (s *Service) checkCycles(ctx context.Context, id access.Identity, edges []r
 			begins = append(begins, e.From)
 		}
 	}
-	// From each end of a new edge: where new edges begin that it came from already, and the way there.
-	ways := map[string]map[string][]string{}
+	reached := map[string]map[string]bool{} // from each end of a new edge: where new edges begin that it came from
 	for _, e := range edges {
-		if ways[e.To] != nil {
+		if reached[e.To] != nil {
 			continue
 		}
-		reached, err := s.Index.Reached(ctx, id, e.To, begins)
+		before, err := s.Index.Reached(ctx, id, e.To, begins)
 		if err != nil {
 			return err
 		}
-		ways[e.To] = map[string][]string{e.To: {e.To}}
-		for to, nodes := range reached {
-			ways[e.To][to] = nil
-			for _, n := range nodes {
-				ways[e.To][to] = append(ways[e.To][to], shownNode(n))
-			}
-		}
+		before[e.To] = true
+		reached[e.To] = before
 	}
 	for _, e := range edges {
-		if way := cycle(e.To, e.From, edges, ways, map[string]bool{}); way != nil {
-			return registry.Conflict("that %s came from %s would close a cycle: %s", way[len(way)-1], way[0], strings.Join(append(way, way[0]), " <- "))
+		stops := cycle(e.To, e.From, edges, reached, map[string]bool{})
+		if stops == nil {
+			continue
+		}
+		var way []string
+		for pair := range slices.Chunk(stops, 2) {
+			nodes, err := s.Index.Way(ctx, id, pair[0], pair[1])
+			if err != nil {
+				return err
+			}
+			if len(nodes) == 0 { // no edge names it yet
+				nodes = []registry.Node{registry.ParseNodeID(pair[0])}
+			}
+			way = append(way, shownNodes(nodes)...)
+		}
+		return registry.Conflict("that %s came from %s would close a cycle: %s", way[len(way)-1], way[0], shownWay(append(way, way[0])))
+	}
+	return nil
+}
+
+// cycle is a way from one node up to another, along what is there and new edges, or nil: pairs of nodes that are joined by what is there, each joined
+// with the next by a new edge.
+func cycle(from, to string, edges []registry.LineageEdge, reached map[string]map[string]bool, seen map[string]bool) []string {
+	if seen[from] {
+		return nil
+	}
+	seen[from] = true
+	if reached[from][to] {
+		return []string{from, to}
+	}
+	for _, e := range edges {
+		if !reached[from][e.From] {
+			continue
+		}
+		if rest := cycle(e.To, to, edges, reached, seen); rest != nil {
+			return append([]string{from, e.From}, rest...)
 		}
 	}
 	return nil
 }
 
-// cycle is a way from one node up to another, along the ways that are there and new edges, or nil.
-func cycle(from, to string, edges []registry.LineageEdge, ways map[string]map[string][]string, seen map[string]bool) []string {
-	if seen[from] {
-		return nil
+// maxShown is how many nodes of a way are named.
+const maxShown = 12
+
+// shownWay is a way as people read it, without the middle of a long one.
+func shownWay(way []string) string {
+	if left := len(way) - maxShown; left > 0 {
+		way = slices.Concat(way[:maxShown/2], []string{fmt.Sprintf("%d more", left)}, way[len(way)-maxShown/2:])
 	}
-	seen[from] = true
-	if way := ways[from][to]; way != nil {
-		return way
+	return strings.Join(way, " <- ")
+}
+
+func shownNodes(nodes []registry.Node) []string {
+	var names []string
+	for _, n := range nodes {
+		names = append(names, shownNode(n))
 	}
-	for _, e := range edges {
-		way := ways[from][e.From]
-		if way == nil {
-			continue
-		}
-		if rest := cycle(e.To, to, edges, ways, seen); rest != nil {
-			return append(slices.Clone(way), rest...)
-		}
-	}
-	return nil
+	return names
 }
 
 // shownNode is a node as people name it.

@@ -82,6 +82,8 @@ func TestDeclareRefuses(t *testing.T) {
 		{edge(self, registry.Used, "dataset:a\x00b"), "edges[0].to"},
 		{edge(self, registry.Used, "dataset:"+long), "edges[0].to"},
 		{edge(self, registry.Used, "calls"), "edges[0].to"},
+		{edge(self, registry.DerivedFrom, "model:acme/base@"), "edges[0].to"},
+		{edge(self, registry.DerivedFrom, "model:@v1.0.0"), "edges[0].to"},
 		{edge(self, registry.Used, "commit:4f1"), "edges[0].to"},
 		{edge(self, registry.DerivedFrom, "version:nonsense"), "edges[0].to"},
 		{edge("", registry.Used, "dataset:calls"), "edges[0].from"},
@@ -153,6 +155,29 @@ func TestDeclaredCycles(t *testing.T) {
 		if got := s.groups(); got != before {
 			t.Errorf("Declare(%v) took %d groups of the journal", tt.edges, got-before)
 		}
+	}
+}
+
+// Many edges beside a long chain cost little, and what closes a cycle is told in short.
+func TestDeclaredCyclesOfLongChains(t *testing.T) {
+	s, m := prepared(t, "environments: {staging: {}}")
+	const length = 900
+	var chain []registry.LineageEdge
+	for i := range length {
+		chain = append(chain, edge(fmt.Sprintf("dataset:n%d", i+1), registry.DerivedFrom, fmt.Sprintf("dataset:n%d", i)))
+	}
+	for some := range slices.Chunk(chain, lifecycle.MaxDeclaredEdges) {
+		if err := s.declare(by("ada"), m, some...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var edges []registry.LineageEdge
+	for i := range lifecycle.MaxDeclaredEdges {
+		edges = append(edges, edge(fmt.Sprintf("dataset:n%d", i), registry.DerivedFrom, fmt.Sprintf("dataset:n%d", length-i)))
+	}
+	err := s.declare(by("ada"), m, edges...)
+	if !errors.Is(err, registry.ErrConflict) || len(err.Error()) > 500 || !strings.Contains(err.Error(), " <- 890 more <- ") {
+		t.Errorf("Declare = %.1000v, want a conflict in short", err)
 	}
 }
 

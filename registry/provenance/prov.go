@@ -137,7 +137,7 @@ func escape(text string) string {
 	for i := range len(text) {
 		c := text[i]
 		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("/@_-~", c) >= 0, c == '.' && i > 0 && i < len(text)-1:
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("/@_-~", c) >= 0, c == '.' && i > 0 && i < len(text)-1 && text[i-1] != '/' && text[i-1] != '.':
 			b.WriteByte(c)
 		default:
 			fmt.Fprintf(&b, "%%%02X", c)

@@ -44,13 +44,7 @@ func (db *DB) Lineage(ctx context.Context, id access.Identity, w registry.Walk) 
 		if depth <= 0 || depth > registry.MaxLineageDepth {
 			depth = registry.MaxLineageDepth
 		}
-		wk.until(from, limit)
-		wk.meet(start, 0, noParent)
-		for _, up := range ways(w.Direction) {
-			if wk.spread([]uint32{0}, up, depth) {
-				g.Truncated = true
-			}
-		}
+		g.Truncated = wk.roam(w.Direction, start, from, limit, depth)
 		page, more, err := wk.page(limit)
 		if err != nil {
 			return err
@@ -69,15 +63,36 @@ func (db *DB) Lineage(ctx context.Context, id access.Identity, w registry.Walk) 
 	return g, err
 }
 
-// ways are the directions in which a walk goes, one after the other: true is up, to what a node came from.
-func ways(d registry.Direction) []bool {
-	switch d {
-	case registry.Ancestors:
-		return []bool{true}
-	case registry.Descendants:
-		return []bool{false}
+// roam walks from a node in one direction, or in both, and reports whether there was more below the depth. A node that both find counts
+// where it is nearer.
+func (w *walker) roam(d registry.Direction, start, after uint32, limit, depth int) (cut bool) {
+	if d == registry.Ancestors || d == registry.Descendants {
+		w.until(after, limit)
+		w.meet(start, 0, noParent)
+		return w.spread([]uint32{0}, d == registry.Ancestors, depth)
 	}
-	return []bool{true, false}
+	var both []visit
+	for _, up := range []bool{true, false} {
+		one, done := w.another()
+		if after == 0 {
+			one.until(0, limit)
+		}
+		one.meet(start, 0, noParent)
+		if one.spread([]uint32{0}, up, depth) {
+			cut = true
+		}
+		both = append(both, one.order...)
+		w.err = cmp.Or(w.err, one.err)
+		done()
+	}
+	slices.SortStableFunc(both, func(a, b visit) int { return cmp.Compare(a.depth, b.depth) })
+	w.until(after, limit)
+	for _, m := range both {
+		if w.meet(m.node, m.depth, noParent); w.done() {
+			break
+		}
+	}
+	return cut
 }
 
 // walker is one walk through the lineage by one caller.
@@ -397,6 +412,18 @@ func (w *walker) page(limit int) (page []visit, more bool, err error) {
 	return page, false, nil
 }
 
+// fewEdges is how many edges that end at a node are looked at one by one.
+const fewEdges = 64
+
+// ending is how many edges end at a node.
+func (g *graph) ending(n uint32) int {
+	count := len(g.in.packed(n)) + len(g.in.since[n])
+	if name, ok := g.nameOf[n]; ok {
+		count += len(g.in.packed(name)) + len(g.in.since[name])
+	}
+	return count
+}
+
 // fill shows a page of the walk: its nodes, and the edges that join them with each other and with those of the pages before.
 func (w *walker) fill(g *registry.Graph, page []visit) error {
 	revoked, done := w.revoked()
@@ -426,27 +453,31 @@ func (w *walker) fill(g *registry.Graph, page []visit) error {
 		return *at
 	}
 	g.Edges = slices.Grow(g.Edges, len(page))
+	add := func(from, to uint32, l label) bool {
+		if len(g.Edges) == registry.MaxLineageEdges {
+			g.Truncated = true
+			return false
+		}
+		if a, b := id(from), id(to); a != "" && b != "" {
+			g.Edges = append(g.Edges, registry.LineageEdge{From: a, To: b, Kind: l.kind(), Relation: l.relation()})
+		}
+		return true
+	}
+	// Where many edges end, those that begin at what the walk has met are fewer.
+	last, hubs := 0, map[uint32]bool{}
 	for _, m := range page {
 		place := w.marks.place(m.node)
-		for _, up := range []bool{true, false} {
-			w.met(m.node, up, func(next uint32, l label) bool {
-				if w.marks.place(next) > place {
-					return true
-				}
-				if len(g.Edges) == registry.MaxLineageEdges {
-					g.Truncated = true
-					return false
-				}
-				from, to := id(m.node), id(next)
-				if !up {
-					from, to = to, from
-				}
-				if from != "" && to != "" {
-					g.Edges = append(g.Edges, registry.LineageEdge{From: from, To: to, Kind: l.kind(), Relation: l.relation()})
-				}
-				return true
-			})
+		w.met(m.node, true, func(next uint32, l label) bool { return w.marks.place(next) > place || add(m.node, next, l) })
+		if w.lines.ending(m.node) > fewEdges {
+			last, hubs[m.node] = max(last, place), true
+			continue
 		}
+		w.met(m.node, false, func(next uint32, l label) bool { return w.marks.place(next) >= place || add(next, m.node, l) })
+	}
+	for place, m := range w.order[:last] {
+		w.met(m.node, true, func(next uint32, l label) bool {
+			return !hubs[next] || w.marks.place(next) <= place || add(m.node, next, l)
+		})
 	}
 	slices.SortFunc(g.Edges, compareEdges)
 	g.Edges = slices.Compact(g.Edges) // models may say the same of things that are not theirs

@@ -139,7 +139,9 @@ func asked(tb testing.TB, b *book, id access.Identity) string {
 			path, err := b.Path(ctx, id, start, to)
 			tell(fmt.Sprintf("path from %s to %s", start, to), path, err)
 			reached, err := b.Reached(ctx, id, start, []string{to})
-			tell(fmt.Sprintf("way from %s to %s", start, to), reached, err)
+			tell(fmt.Sprintf("whether %s came from %s", start, to), reached, err)
+			way, err := b.Way(ctx, id, start, to)
+			tell(fmt.Sprintf("way from %s to %s", start, to), way, err)
 		}
 		for _, cursor := range []string{"dataset:secret", "model:acme/n0@v1.0.0", "version:id-acme-aaa:v1.0.0", "dataset:never"} {
 			g, err := b.Lineage(ctx, id, registry.Walk{Start: start, Cursor: cursor})

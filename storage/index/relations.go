@@ -51,6 +51,11 @@ func (db *DB) Path(ctx context.Context, id access.Identity, from, to string) (re
 		if err := cmp.Or(w.err, other.err); err != nil {
 			return err
 		}
+		if place := other.marks.place(a); place >= 0 {
+			way := other.back(place)
+			slices.Reverse(way)
+			return w.tell(&path, way, false)
+		}
 		best, sum := -1, 0
 		for place, m := range other.order {
 			at := w.marks.place(m.node)
@@ -69,8 +74,10 @@ func (db *DB) Path(ctx context.Context, id access.Identity, from, to string) (re
 		if err := w.tell(&path, up, true); err != nil {
 			return err
 		}
-		if meeting != a {
-			path.Common = path.Nodes[len(path.Nodes)-1].ID
+		if shown, _, err := w.show(meeting); err != nil {
+			return err
+		} else {
+			path.Common = shown.ID
 		}
 		slices.Reverse(down)
 		return w.tell(&path, down, false)
@@ -122,6 +129,10 @@ func (w *walker) tell(path *registry.Path, way []visit, up bool) error {
 		last := path.Nodes[len(path.Nodes)-1]
 		if last.ID == n.ID {
 			continue
+		}
+		if len(path.Nodes) == registry.MaxLineageNodes {
+			path.Truncated = true
+			return nil
 		}
 		// The label of an edge is kept at the node that was met by it.
 		e := registry.LineageEdge{From: last.ID, To: n.ID, Kind: m.label.kind(), Relation: m.label.relation()}
@@ -499,15 +510,12 @@ func (db *DB) Shared(ctx context.Context, id access.Identity, modelID string, ta
 				if len(items) == at.Bound() {
 					last := items[len(items)-1]
 					next = base64.RawURLEncoding.EncodeToString([]byte(last.Path + "\x00" + last.Model.String()))
-					return nil
-				}
-				if s.Versions, err = w.sharing(s.Digest, s.Model); err != nil {
-					return err
+					return w.sharing(items)
 				}
 				items = append(items, s)
 			}
 		}
-		return nil
+		return w.sharing(items)
 	})
 	return items, next, err
 }
@@ -551,32 +559,51 @@ func (w *walker) others(f registry.File, modelID string) ([]registry.SharedFile,
 	return found, nil
 }
 
-// sharing are the versions of a model that have a file with these bytes.
-func (w *walker) sharing(d digest.Digest, model registry.ModelName) ([]registry.Tag, error) {
-	tags := []registry.Tag{}
-	var m registry.Model
-	if found, err := modelByName(w.tx, model.String(), &m); err != nil || !found {
-		return tags, err
+// sharing finds the versions of the other models that have the files. Each model's are read once.
+func (w *walker) sharing(items []registry.SharedFile) error {
+	byModel := map[registry.ModelName]map[digest.Digest][]int{}
+	for i, item := range items {
+		if byModel[item.Model] == nil {
+			byModel[item.Model] = map[digest.Digest][]int{}
+		}
+		byModel[item.Model][item.Digest] = append(byModel[item.Model][item.Digest], i)
 	}
-	for r := range w.scan(bucketVersions, prefix(m.ID), nil) {
-		if err := w.ctx.Err(); err != nil {
-			return nil, err
+	for name, places := range byModel {
+		var m registry.Model
+		if found, err := modelByName(w.tx, name.String(), &m); err != nil || !found {
+			return err
 		}
-		var v registry.VersionRecord
-		if err := r.decode(&v); err != nil {
-			return nil, err
-		}
-		if slices.ContainsFunc(v.Version.Files, func(f registry.File) bool { return f.Digest == d }) {
-			tags = append(tags, v.Version.Tag)
+		for r := range w.scan(bucketVersions, prefix(m.ID), nil) {
+			if err := w.ctx.Err(); err != nil {
+				return err
+			}
+			var v registry.VersionRecord
+			if err := r.decode(&v); err != nil {
+				return err
+			}
+			had := map[digest.Digest]bool{}
+			for _, f := range v.Version.Files {
+				if had[f.Digest] {
+					continue
+				}
+				had[f.Digest] = true
+				for _, i := range places[f.Digest] {
+					items[i].Versions = append(items[i].Versions, v.Version.Tag)
+				}
+			}
 		}
 	}
-	slices.SortFunc(tags, func(a, b registry.Tag) int { return b.Compare(a) })
-	return tags[:min(len(tags), registry.MaxSharedVersions)], nil
+	for i := range items {
+		tags := items[i].Versions
+		slices.SortFunc(tags, func(a, b registry.Tag) int { return b.Compare(a) })
+		items[i].Versions = tags[:min(len(tags), registry.MaxSharedVersions)]
+	}
+	return nil
 }
 
-// Reached are those of some nodes that a node came from, each with a way there that goes through nothing that id may not read.
-func (db *DB) Reached(ctx context.Context, id access.Identity, start string, among []string) (map[string][]registry.Node, error) {
-	reached := map[string][]registry.Node{}
+// Reached are those of some nodes that a node came from, or is, on ways that go through nothing that id may not read.
+func (db *DB) Reached(ctx context.Context, id access.Identity, start string, among []string) (map[string]bool, error) {
+	reached := map[string]bool{}
 	err := db.walk(ctx, id, func(w *walker) error {
 		a, ok := w.find(start)
 		if w.err != nil || !ok || a == 0 {
@@ -585,20 +612,31 @@ func (db *DB) Reached(ctx context.Context, id access.Identity, start string, amo
 		w.meet(a, 0, noParent)
 		w.spread([]uint32{0}, true, noDepth)
 		for _, to := range among {
-			b, ok := w.find(to)
-			if w.err != nil {
-				return w.err
+			if b, ok := w.find(to); ok && b != 0 && w.marks.place(b) >= 0 {
+				reached[to] = true
 			}
-			if !ok || b == 0 || w.marks.place(b) < 0 {
-				continue
-			}
-			var path registry.Path
-			if err := w.tell(&path, w.back(w.marks.place(b)), true); err != nil {
-				return err
-			}
-			reached[to] = path.Nodes
 		}
-		return nil
+		return w.err
 	})
 	return reached, err
+}
+
+// Way is the shortest way from a node up to one that it came from, or is; empty when there is none that id may read.
+func (db *DB) Way(ctx context.Context, id access.Identity, from, to string) ([]registry.Node, error) {
+	var path registry.Path
+	err := db.walk(ctx, id, func(w *walker) error {
+		a, ok := w.find(from)
+		b, there := w.find(to)
+		if w.err != nil || !ok || !there || a == 0 || b == 0 {
+			return w.err
+		}
+		w.until(b, -1)
+		w.meet(a, 0, noParent)
+		w.spread([]uint32{0}, true, noDepth)
+		if w.marks.place(b) < 0 {
+			return w.err
+		}
+		return w.tell(&path, w.back(w.marks.place(b)), true)
+	})
+	return path.Nodes, err
 }

@@ -356,3 +356,78 @@ func TestCommitsDoNotWaitForReaders(t *testing.T) {
 		t.Errorf("after many commits there are %d nodes and %d versions, want as many as an answer holds", n, v)
 	}
 }
+
+// Of a node at which many edges end, those are told that join what the walk met, each once, on whatever page.
+func TestLineageOfHubs(t *testing.T) {
+	b := newBook(t)
+	m := b.model("acme/merged", registry.Public)
+	const parents = 150
+	var edges, more []registry.LineageEdge
+	for i := range parents {
+		name := fmt.Sprintf("dataset:part %d", i)
+		edges = append(edges, used(name))
+		more = append(more, registry.LineageEdge{From: name, To: "dataset:hub", Kind: registry.DerivedFrom}, registry.LineageEdge{From: fmt.Sprintf("dataset:other %d", i), To: "dataset:hub", Kind: registry.DerivedFrom})
+	}
+	b.publish(m, "v1.0.0", edges...)
+	b.add(registry.EdgesAdded{ModelID: m.ID, Edges: more})
+	for _, limit := range []int{0, 40, 151} {
+		seen := map[registry.LineageEdge]int{}
+		nodes := 0
+		for cursor, pages := "", 0; pages == 0 || cursor != "" && pages < 10; pages++ {
+			g := must[registry.Graph](t)(b.Lineage(t.Context(), reader, registry.Walk{Start: node(m, "v1.0.0"), Direction: registry.Ancestors, Limit: limit, Cursor: cursor}))
+			nodes += len(g.Nodes)
+			for _, e := range g.Edges {
+				seen[e]++
+			}
+			cursor = g.Next
+		}
+		if nodes != parents+2 || len(seen) != 2*parents {
+			t.Errorf("in pages of %d: %d nodes and %d edges, want %d and %d", limit, nodes, len(seen), parents+2, 2*parents)
+		}
+		for e, times := range seen {
+			if times != 1 {
+				t.Fatalf("in pages of %d: edge %v came %d times", limit, e, times)
+			}
+		}
+	}
+}
+
+// Both directions are two walks: what one meets is no wall for the other, and the nearest come first.
+func TestLineageOfBothDirections(t *testing.T) {
+	b := newBook(t)
+	m := b.model("acme/fraud", registry.Public)
+	d := func(from, to string) registry.LineageEdge {
+		return registry.LineageEdge{From: "dataset:" + from, To: "dataset:" + to, Kind: registry.DerivedFrom}
+	}
+	// a and b came from each other, c came from b; a has a child, and far ancestors.
+	b.add(registry.EdgesAdded{ModelID: m.ID, Edges: []registry.LineageEdge{d("a", "b"), d("b", "a"), d("c", "b"), d("a", "x"), d("x", "y"), d("y", "z"), d("child", "a")}})
+	for _, limit := range []int{0, 1, 3} {
+		var got []string
+		for cursor, pages := "", 0; pages == 0 || cursor != "" && pages < 10; pages++ {
+			g := must[registry.Graph](t)(b.Lineage(t.Context(), reader, registry.Walk{Start: "dataset:a", Direction: registry.Both, Limit: limit, Cursor: cursor}))
+			for _, n := range g.Nodes {
+				got = append(got, n.Name)
+			}
+			cursor = g.Next
+		}
+		if diff := cmp.Diff([]string{"a", "b", "x", "child", "y", "c", "z"}, got); diff != "" {
+			t.Errorf("both directions in pages of %d (-want +got):\n%s", limit, diff)
+		}
+	}
+}
+
+// That one came from the other counts more than that both came from a third, however near that is.
+func TestPathPrefersDescent(t *testing.T) {
+	b := newBook(t)
+	m := b.model("acme/fraud", registry.Public)
+	e := func(from, to string) registry.LineageEdge {
+		return registry.LineageEdge{From: "dataset:" + from, To: "dataset:" + to, Kind: registry.DerivedFrom}
+	}
+	b.add(registry.EdgesAdded{ModelID: m.ID, Edges: []registry.LineageEdge{e("late", "m2"), e("m2", "m1"), e("m1", "early"), e("late", "shared"), e("early", "shared")}})
+	for _, ends := range [][2]string{{"dataset:late", "dataset:early"}, {"dataset:early", "dataset:late"}} {
+		path := must[registry.Path](t)(b.Path(t.Context(), reader, ends[0], ends[1]))
+		if len(path.Nodes) != 4 || path.Common != "" || path.Nodes[0].ID != ends[0] || path.Nodes[3].ID != ends[1] {
+			t.Errorf("Path(%v) = %v, common %q, want the four on the way", ends, path.Nodes, path.Common)
+		}
+	}
+}
