@@ -189,6 +189,24 @@ func TestAttestationOfWhatBecomesPublic(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantBase("a model that became public", "model:acme/base@v1.0.0")
+
+	// The statement follows what everybody may know of the base.
+	for _, step := range []struct {
+		visibility registry.Visibility
+		want       string
+	}{{public, registry.VersionNodeID(base.ID, registry.MustTag("v1.0.0"))}, {private, "model:acme/base@v1.0.0"}, {public, registry.VersionNodeID(base.ID, registry.MustTag("v1.0.0"))}, {"", "model:acme/base@v1.0.0"}} {
+		what := "a model whose base became " + string(step.visibility)
+		if step.visibility == "" {
+			what = "a model whose base is gone"
+			if err := s.DeleteModel(t.Context(), by("ann"), s.reload(base)); err != nil {
+				t.Fatal(err)
+			}
+		} else if _, err := s.ChangeModel(t.Context(), by("ann"), s.reload(base), lifecycle.ModelChange{Visibility: &step.visibility}); err != nil {
+			t.Fatal(err)
+		}
+		s.attest()
+		wantBase(what, step.want)
+	}
 	if got := s.statements(m, first); len(got) != 2 {
 		t.Errorf("statements of a model that became public = %+v, want 2", got)
 	}

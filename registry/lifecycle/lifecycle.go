@@ -303,7 +303,7 @@ func (s *Service) commit(ctx context.Context, g registry.Group) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	var events, published, evaluated bool
+	var events, published, stale bool
 	for i, r := range g.Records {
 		switch r := r.(type) {
 		case registry.EventAnnounced:
@@ -314,8 +314,8 @@ func (s *Service) commit(ctx context.Context, g registry.Group) error {
 			events = true
 		case registry.VersionPublished:
 			published = true
-		case registry.EvaluationRecorded:
-			evaluated = true
+		case registry.EvaluationRecorded, registry.EdgesAdded, registry.ModelChanged, registry.ModelDeleted:
+			stale = true // what is stated of some version
 		}
 	}
 	if err := s.Journal.Commit(context.WithoutCancel(ctx), g); err != nil {
@@ -328,7 +328,7 @@ func (s *Service) commit(ctx context.Context, g registry.Group) error {
 	if published {
 		poke(s.images)
 	}
-	if evaluated {
+	if stale {
 		poke(s.statements)
 	}
 	return nil

@@ -43,11 +43,7 @@ func (s *Service) Declare(ctx context.Context, by Request, m registry.Model, edg
 		return err
 	}
 	now := s.Now()
-	if err := s.commit(ctx, registry.Group{At: now, Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{registry.EdgesAdded{ModelID: m.ID, Edges: edges}}}); err != nil {
-		return err
-	}
-	poke(s.statements)
-	return nil
+	return s.commit(ctx, registry.Group{At: now, Actor: by.Identity.Name, Request: by.ID, Records: []registry.Record{registry.EdgesAdded{ModelID: m.ID, Edges: edges}}})
 }
 
 // readers is who may know what every reader of the model may know, and no more.

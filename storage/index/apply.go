@@ -63,7 +63,17 @@ func applyRecord(t tx, e Entry, place int, record registry.Record) error {
 		}
 		return t.searchModel(r.Model.ID)
 	case registry.ModelChanged:
-		err := changeModel(t, r.ModelID, func(m *registry.Model) {
+		var before registry.Model
+		found, err := t.get(bucketModels, key(r.ModelID), &before)
+		if err != nil {
+			return err
+		}
+		if found && (before.Visibility == registry.Public) != (r.Visibility == registry.Public) {
+			if err := restateKin(t, before); err != nil {
+				return err
+			}
+		}
+		err = changeModel(t, r.ModelID, func(m *registry.Model) {
 			m.Description, m.Visibility, m.Protected, m.UpdatedAt = r.Description, r.Visibility, r.Protected, g.At
 		})
 		if err != nil {
@@ -204,6 +214,9 @@ func deleteModel(t tx, id string, g registry.Group) error {
 	var m registry.Model
 	found, err := t.get(bucketModels, key(id), &m)
 	if err != nil || !found {
+		return err
+	}
+	if err := restateKin(t, m); err != nil {
 		return err
 	}
 	grave := tombstone{Model: m, DeletedAt: g.At, DeletedBy: g.Actor}

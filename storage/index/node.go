@@ -472,3 +472,54 @@ func (t tx) forgetNode(n nodeNumber, id string) error {
 	}
 	return t.delete(bucketNodes, n.key())
 }
+
+// restateKin notes that what is stated of versions of other models is older than what is known, of those that came from the model's: who may read
+// theirs is about to see another part of it, or it is about to go.
+func restateKin(t tx, m registry.Model) error {
+	p := prefix(m.ID)
+	for r := range t.scan(bucketVersions, p, nil) {
+		tag, err := registry.ParseTag(string(r.key[len(p):]))
+		if err != nil {
+			return err
+		}
+		for _, id := range []string{registry.VersionNodeID(m.ID, tag), registry.ExternalModelNodeID(m.Name.String(), tag.String())} {
+			if err := restateChildren(t, id); err != nil {
+				return err
+			}
+		}
+	}
+	return restateChildren(t, registry.ExternalModelNodeID(m.Name.String(), ""))
+}
+
+// restateChildren is restateKin for what came from one node at once.
+func restateChildren(t tx, id string) error {
+	n, err := t.number(id)
+	if err != nil || n == 0 {
+		return err
+	}
+	for r := range t.scan(bucketIn, n.key(), nil) {
+		e, _, err := decodeEdge(r)
+		if err != nil {
+			return err
+		}
+		child, _, err := t.node(e.other)
+		if err != nil {
+			return err
+		}
+		if child.kind != versionCode || child.state == 0 {
+			continue
+		}
+		owner, _, err := t.node(child.owner)
+		if err != nil {
+			return err
+		}
+		tag, err := registry.ParseTag(child.name)
+		if err != nil {
+			return err
+		}
+		if err := unattested(t, owner.name, tag); err != nil {
+			return err
+		}
+	}
+	return nil
+}

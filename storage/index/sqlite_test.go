@@ -311,8 +311,9 @@ func BenchmarkBesideSQLite(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	first := prepare("SELECT n.f1, n.id, n.kind, n.tag, n.state, n.published, n.commit_id, n.name, m.name FROM nodes n JOIN models m ON m.id = n.model WHERE n.f1 IS NOT NULL AND m.visibility = 1 ORDER BY n.f1 DESC, n.id LIMIT 50")
-	behind := prepare("SELECT n.f1, n.id, n.kind, n.tag, n.state, n.published, n.commit_id, n.name, m.name FROM nodes n JOIN models m ON m.id = n.model WHERE n.f1 IS NOT NULL AND n.f1 < ? AND m.visibility = 1 ORDER BY n.f1 DESC, n.id LIMIT 50")
+	// CROSS JOIN keeps SQLite from reading all versions of each model: it goes along the index of the metric.
+	first := prepare("SELECT n.f1, n.id, n.kind, n.tag, n.state, n.published, n.commit_id, n.name, m.name FROM nodes n CROSS JOIN models m ON m.id = n.model WHERE n.f1 IS NOT NULL AND m.visibility = 1 ORDER BY n.f1 DESC, n.id LIMIT 50")
+	behind := prepare("SELECT n.f1, n.id, n.kind, n.tag, n.state, n.published, n.commit_id, n.name, m.name FROM nodes n CROSS JOIN models m ON m.id = n.model WHERE n.f1 IS NOT NULL AND n.f1 < ? AND m.visibility = 1 ORDER BY n.f1 DESC, n.id LIMIT 50")
 	cursors := []string{""}
 	floors := []float64{2}
 	for range 20 {
