@@ -20,6 +20,13 @@ func (l *backlog[T]) want() {
 	l.wanted, l.held = true, nil
 }
 
+// stop ends what want began: the structure was not made.
+func (l *backlog[T]) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wanted, l.held = false, nil
+}
+
 // add holds a change, if somebody wants it, and reports whether there are many.
 func (l *backlog[T]) add(change T) (many bool) {
 	l.mu.Lock()

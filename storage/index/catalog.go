@@ -226,6 +226,7 @@ func (db *DB) buildCatalog(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
+		c.backlog.stop()
 		return err
 	}
 	name := func(c catalogChange) string {

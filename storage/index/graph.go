@@ -228,7 +228,9 @@ func (db *DB) buildGraph(ctx context.Context) error {
 		g.in, err = readAdjacency(t, bucketIn, g)
 		return err
 	})
-	g.built = err == nil
+	if g.built = err == nil; !g.built {
+		g.backlog.stop()
+	}
 	return err
 }
 

@@ -74,11 +74,11 @@ func (db *DB) Path(ctx context.Context, id access.Identity, from, to string) (re
 		if err := w.tell(&path, up, true); err != nil {
 			return err
 		}
-		if shown, _, err := w.show(meeting); err != nil {
+		shown, _, err := w.show(meeting)
+		if err != nil {
 			return err
-		} else {
-			path.Common = shown.ID
 		}
+		path.Common = shown.ID
 		slices.Reverse(down)
 		return w.tell(&path, down, false)
 	})

@@ -1,6 +1,7 @@
 package index_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -429,5 +430,27 @@ func TestPathPrefersDescent(t *testing.T) {
 		if len(path.Nodes) != 4 || path.Common != "" || path.Nodes[0].ID != ends[0] || path.Nodes[3].ID != ends[1] {
 			t.Errorf("Path(%v) = %v, common %q, want the four on the way", ends, path.Nodes, path.Common)
 		}
+	}
+}
+
+// What could not be made because its client left is made for the next one, with what came meanwhile.
+func TestMemoryIsMadeAgain(t *testing.T) {
+	b := family(t)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 2 {
+		if _, err := b.Lineage(gone, reader, registry.Walk{Start: base1}); !errors.Is(err, context.Canceled) {
+			t.Errorf("Lineage for a client that left = %v", err)
+		}
+		if _, _, err := b.Search(gone, reader, query(t, "fraud"), registry.Page{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("Search for a client that left = %v", err)
+		}
+	}
+	m := b.model("acme/late", registry.Public)
+	b.publish(m, "v1.0.0", derived(base1))
+	g := must[registry.Graph](t)(b.Lineage(t.Context(), reader, registry.Walk{Start: base1, Direction: registry.Descendants, Depth: 1}))
+	hits, _, err := b.Search(t.Context(), reader, query(t, "late"), registry.Page{})
+	if len(g.Nodes) != 4 || len(hits) != 1 || err != nil {
+		t.Errorf("afterwards there are %d nodes and %d hits, %v, want 4 and 1", len(g.Nodes), len(hits), err)
 	}
 }
